@@ -3,7 +3,6 @@ package eventlog
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/featuremill/featuremill/domain/event"
 )
@@ -88,7 +87,10 @@ type Reserve struct {
 type Release struct{ Holder string }
 
 // OpenWork adds a work row; one that is there already stays as it is.
-type OpenWork struct{ Work Work }
+type OpenWork struct {
+	Work        Work
+	Requirement string // the compute profile that a worker must have; "" = any worker will do
+}
 
 // CloseWork removes a work row.
 type CloseWork struct{ Work Work }
@@ -108,15 +110,3 @@ func (RefuseIfReserved) effect() {}
 
 // Effects says what an event of a stream does to the side tables. It is pure.
 type Effects func(stream string, data event.Data) []Effect
-
-// Lease is the right to do one piece of work until it expires.
-type Lease struct {
-	Work      Work
-	Owner     string
-	Fence     int64
-	Attempt   int // 1 for the first claim
-	ExpiresAt time.Time
-}
-
-// Held returns the fence that proves the lease in an append.
-func (l Lease) Held() *Fence { return &Fence{Work: l.Work, Owner: l.Owner, Fence: l.Fence} }

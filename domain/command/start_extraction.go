@@ -1,0 +1,204 @@
+package command
+
+import (
+	"context"
+
+	"github.com/featuremill/featuremill/domain/dataset"
+	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
+	"github.com/featuremill/featuremill/domain/model"
+	"github.com/featuremill/featuremill/domain/problem"
+	"github.com/featuremill/featuremill/domain/sae"
+	"github.com/featuremill/featuremill/domain/source"
+	"github.com/featuremill/featuremill/domain/training"
+)
+
+// StartExtractionFromSAE asks for an extraction of an SAE. It takes the SAE as its source: a second
+// start while the first is active is refused with the extraction that holds it.
+type StartExtractionFromSAE struct {
+	SAEID     string
+	DatasetID string
+	ModelID   string // "" = the one that the SAE is linked to
+	Config    extraction.Config
+}
+
+// StartExtractionFromTraining asks for an extraction of a training that has exactly one SAE.
+type StartExtractionFromTraining struct {
+	TrainingID string
+	DatasetID  string
+	Config     extraction.Config
+	Imported   map[string]string // the paths that were imported as SAEs of their own → their ids, to name them in a refusal
+}
+
+// chosen is an SAE that an extraction may start from, wherever it came from.
+type chosen struct {
+	source  source.Source
+	path    string
+	modelID string
+	facts   sae.Facts
+	guard   eventlog.StreamVersion
+}
+
+// StartExtractionFromSAE returns the new extraction's id.
+func (h *Handler) StartExtractionFromSAE(ctx context.Context, call Call, c StartExtractionFromSAE) (Result, error) {
+	src, err := source.FromSAE(c.SAEID)
+	if err != nil {
+		return Result{}, sae.NotFound(c.SAEID)
+	}
+	return h.start(ctx, call, c.DatasetID, c.Config, func(ctx context.Context) (chosen, error) {
+		s, version, err := Load[sae.State](ctx, h, sae.Stream(c.SAEID))
+		if err != nil {
+			return chosen{}, err
+		}
+		f, err := s.Usable(c.SAEID)
+		if err != nil {
+			return chosen{}, err
+		}
+		modelID := s.ModelID
+		if c.ModelID != "" {
+			modelID = c.ModelID
+		}
+		return chosen{source: src, modelID: modelID, facts: f, guard: eventlog.StreamVersion{Stream: sae.Stream(c.SAEID), Version: version}}, nil
+	})
+}
+
+// StartExtractionFromTraining returns the new extraction's id.
+func (h *Handler) StartExtractionFromTraining(ctx context.Context, call Call, c StartExtractionFromTraining) (Result, error) {
+	src, err := source.FromTraining(c.TrainingID)
+	if err != nil {
+		return Result{}, training.NotFound(c.TrainingID)
+	}
+	return h.start(ctx, call, c.DatasetID, c.Config, func(ctx context.Context) (chosen, error) {
+		s, version, err := Load[training.State](ctx, h, training.Stream(c.TrainingID))
+		if err != nil {
+			return chosen{}, err
+		}
+		one, err := s.Only(c.TrainingID, c.Imported)
+		if err != nil {
+			return chosen{}, err
+		}
+		return chosen{source: src, path: one.Path, modelID: s.ModelID, facts: one.Facts, guard: eventlog.StreamVersion{Stream: training.Stream(c.TrainingID), Version: version}}, nil
+	})
+}
+
+func (h *Handler) start(ctx context.Context, call Call, datasetID string, config extraction.Config, choose func(context.Context) (chosen, error)) (Result, error) {
+	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
+		from, err := choose(ctx)
+		if err != nil {
+			return eventlog.Request{}, "", err
+		}
+		guards, err := h.check(ctx, from, datasetID)
+		if err != nil {
+			return eventlog.Request{}, "", err
+		}
+		id := from.source.ExtractionID(h.now())
+		var none extraction.State
+		data, err := none.DecideStart(extraction.Requested{
+			ID: id, Source: from.source, SAEPath: from.path, ModelID: from.modelID, DatasetID: datasetID,
+			Hook: from.facts.Hook, Layer: from.facts.Layer, Latents: from.facts.DSAE, Config: config,
+		})
+		if err != nil {
+			return eventlog.Request{}, "", err
+		}
+		return eventlog.Request{
+			Streams:   []eventlog.StreamAppend{{Stream: extraction.Stream(id), Expected: 0, Events: h.propose(call, data)}},
+			Unchanged: guards,
+		}, id, nil
+	})
+}
+
+// check refuses an SAE, model and dataset that do not go together, and returns the streams that must
+// not change until the append.
+func (h *Handler) check(ctx context.Context, from chosen, datasetID string) ([]eventlog.StreamVersion, error) {
+	if err := from.facts.Extractable(from.source.ID()); err != nil {
+		return nil, err
+	}
+	if from.modelID == "" {
+		return nil, problem.New(problem.Invalid, "model_unknown", "%s is not linked to a model, and the request names none: give model_id, the id of the model that it was trained on%s", from.source, trainedOn(from.facts.ModelName))
+	}
+	if datasetID == "" {
+		return nil, problem.InvalidFields("invalid_request", problem.Field{Name: "dataset_id", Detail: "is required"})
+	}
+	m, modelVersion, err := Load[model.State](ctx, h, model.Stream(from.modelID))
+	if err != nil {
+		return nil, err
+	}
+	facts, err := m.Usable(from.modelID)
+	if err != nil {
+		return nil, err
+	}
+	if err := from.facts.Fits(from.modelID, facts); err != nil {
+		return nil, err
+	}
+	d, datasetVersion, err := Load[dataset.State](ctx, h, dataset.Stream(datasetID))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.Usable(datasetID); err != nil {
+		return nil, err
+	}
+	return []eventlog.StreamVersion{
+		from.guard,
+		{Stream: model.Stream(from.modelID), Version: modelVersion},
+		{Stream: dataset.Stream(datasetID), Version: datasetVersion},
+	}, nil
+}
+
+func trainedOn(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " (its config names " + name + ")"
+}
+
+// again re-validates what an extraction uses, for resume and extend.
+func (h *Handler) again(ctx context.Context, s extraction.State) ([]eventlog.StreamVersion, error) {
+	r := s.Request
+	if id := r.Source.SAEID(); id != "" {
+		a, version, err := Load[sae.State](ctx, h, sae.Stream(id))
+		if err != nil {
+			return nil, err
+		}
+		f, err := a.Usable(id)
+		if err != nil {
+			return nil, err
+		}
+		return h.check(ctx, chosen{source: r.Source, modelID: r.ModelID, facts: f, guard: eventlog.StreamVersion{Stream: sae.Stream(id), Version: version}}, r.DatasetID)
+	}
+	id := r.Source.TrainingID()
+	a, version, err := Load[training.State](ctx, h, training.Stream(id))
+	if err != nil {
+		return nil, err
+	}
+	one, err := a.Only(id, nil)
+	if err != nil {
+		return nil, err
+	}
+	return h.check(ctx, chosen{source: r.Source, path: r.SAEPath, modelID: r.ModelID, facts: one.Facts, guard: eventlog.StreamVersion{Stream: training.Stream(id), Version: version}}, r.DatasetID)
+}
+
+// reopen runs resume and extend: both take the source again.
+func (h *Handler) reopen(ctx context.Context, call Call, id string, decide func(extraction.State) ([]event.Data, error)) (Result, error) {
+	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
+		s, version, err := Load[extraction.State](ctx, h, extraction.Stream(id))
+		if err != nil {
+			return eventlog.Request{}, id, err
+		}
+		if s.Status == extraction.Absent {
+			return eventlog.Request{}, id, extraction.NotFound(id)
+		}
+		data, err := decide(s)
+		if err != nil || len(data) == 0 {
+			return eventlog.Request{}, id, err
+		}
+		guards, err := h.again(ctx, s)
+		if err != nil {
+			return eventlog.Request{}, id, err
+		}
+		return eventlog.Request{
+			Streams:   []eventlog.StreamAppend{{Stream: extraction.Stream(id), Expected: version, Events: h.propose(call, data)}},
+			Unchanged: guards,
+		}, id, nil
+	})
+}

@@ -1,0 +1,187 @@
+package extraction
+
+import (
+	"fmt"
+
+	"github.com/featuremill/featuremill/domain/source"
+)
+
+// Stream is the name of an extraction's stream.
+func Stream(id string) string { return "extraction-" + id }
+
+// Requested says that an extraction is wanted. It takes the source and holds model, SAE and dataset.
+type Requested struct {
+	ID        string        `json:"id"`
+	Source    source.Source `json:"source"`
+	SAEPath   string        `json:"sae_path,omitempty"` // for a training: the SAE's folder in the checkpoint
+	ModelID   string        `json:"model_id"`
+	DatasetID string        `json:"dataset_id"`
+	Hook      string        `json:"hook"`
+	Layer     int           `json:"layer"`
+	Latents   int           `json:"latents"`
+	Config    Config        `json:"config"`
+}
+
+// Tap is how well the SAE reconstructs one tap of the model.
+type Tap struct {
+	Hook string   `json:"hook"`
+	FVU  *float64 `json:"fvu"` // null where it was not finite
+	L0   *float64 `json:"l0"`
+}
+
+// SelfTest is what was measured before the plan, on counted tokens without sinks.
+type SelfTest struct {
+	Hook       string   `json:"hook"`
+	Tokens     int      `json:"tokens"`
+	FVU        *float64 `json:"fvu"`
+	L0         *float64 `json:"l0"`
+	L0All      float64  `json:"l0_all"` // over every fed token: what a segment's size is planned with
+	DeadShare  float64  `json:"dead_share"`
+	MedianNorm float64  `json:"median_norm"` // ‖x‖₂ at the hook; a sink has more than 3 ×
+	SinkShare  float64  `json:"sink_share"`
+	PrependBOS bool     `json:"prepend_bos"`
+	BOS        int32    `json:"bos"` // −1 where none is inserted
+	BOSTried   bool     `json:"bos_tried,omitempty"`
+	Rho        *float64 `json:"sparsity_rho,omitempty"` // Spearman's ρ of log densities against the published ones
+	Taps       []Tap    `json:"taps"`
+	Warnings   []string `json:"warnings,omitempty"`
+	Mismatch   string   `json:"mismatch,omitempty"` // why the SAE does not fit, "" if it does
+}
+
+// SelfTested says what the self-test found.
+type SelfTested struct {
+	SelfTest SelfTest `json:"self_test"`
+	Forced   bool     `json:"forced,omitempty"` // it does not fit, and the request said to go on
+}
+
+// ComputeProfile is what a number may depend on beside model, SAE, corpus and config.
+type ComputeProfile struct {
+	Device   string `json:"device"` // cpu, or the GPU's name
+	DType    string `json:"dtype"`
+	Threads  int    `json:"threads"`
+	ISA      string `json:"isa"`
+	Libtorch string `json:"libtorch"`
+	MKL      string `json:"mkl"`
+}
+
+// Part is a run of segments of equal size. A plan has one part; each extension adds one.
+type Part struct {
+	FirstSegment        int   `json:"first_segment"`
+	FirstSequence       int   `json:"first_sequence"`
+	Sequences           int   `json:"sequences"`
+	SequencesPerSegment int   `json:"sequences_per_segment"`
+	Tokens              int64 `json:"tokens"` // fed, padding never counts
+}
+
+// Segments is the number of segments of the part.
+func (p Part) Segments() int {
+	if p.SequencesPerSegment < 1 {
+		return 0
+	}
+	return (p.Sequences + p.SequencesPerSegment - 1) / p.SequencesPerSegment
+}
+
+// Planned fixes what will be computed and on what. It opens the work on the part's segments.
+type Planned struct {
+	CorpusID  string         `json:"corpus_id"`
+	Part      Part           `json:"part"`
+	BatchSize int            `json:"batch_size"` // resolved
+	Profile   ComputeProfile `json:"compute_profile"`
+}
+
+// Artifact names a segment's stored result.
+type Artifact struct {
+	ContentSHA256 string `json:"content_sha256"` // of the rows
+	FileSHA256    string `json:"file_sha256"`    // of the bytes
+	Bytes         int64  `json:"bytes"`
+	Postings      int64  `json:"postings"`
+}
+
+// SegmentRecorded says that a segment's result is stored. The first result stands.
+type SegmentRecorded struct {
+	Index         int      `json:"index"`
+	FirstSequence int      `json:"first_sequence"`
+	Sequences     int      `json:"sequences"`
+	Tokens        int64    `json:"tokens"`
+	Artifact      Artifact `json:"artifact"`
+	Seconds       float64  `json:"seconds"`
+	Device        string   `json:"device"`
+	Worker        string   `json:"worker"`
+	Attempt       int      `json:"attempt"`
+}
+
+// SegmentMismatched is an alarm: two computations of one segment inside one profile differ.
+type SegmentMismatched struct {
+	Index    int    `json:"index"`
+	Recorded string `json:"recorded_content_sha256"`
+	Offered  string `json:"offered_content_sha256"`
+	Worker   string `json:"worker"`
+}
+
+// Completed says that every segment is recorded.
+type Completed struct {
+	Segments int   `json:"segments"`
+	Tokens   int64 `json:"tokens"`
+	Postings int64 `json:"postings"`
+}
+
+// Failed says that the extraction stopped. What was computed stays.
+type Failed struct {
+	Code      string `json:"code"` // sae_mismatch, worker_lost, out_of_memory …
+	Detail    string `json:"detail"`
+	Segment   *int   `json:"segment,omitempty"`
+	Resumable bool   `json:"resumable"`
+}
+
+// Cancelled says that somebody called it off. What was computed stays.
+type Cancelled struct {
+	Segments int    `json:"segments"` // recorded so far
+	Reason   string `json:"reason,omitempty"`
+}
+
+// Run is the segments From … To − 1.
+type Run struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+// Resumed says that it goes on with the missing segments, or with the plan where there is none.
+type Resumed struct {
+	SourceKey string         `json:"source_key"`
+	SAEID     string         `json:"sae_id,omitempty"`
+	ModelID   string         `json:"model_id"`
+	DatasetID string         `json:"dataset_id"`
+	Plan      bool           `json:"plan"` // there is no plan yet, or an extension waits for its part
+	Missing   []Run          `json:"missing"`
+	Profile   ComputeProfile `json:"compute_profile"`
+}
+
+// Extended says that more sequences are wanted. It opens the work on a plan for them.
+type Extended struct {
+	SourceKey         string `json:"source_key"`
+	SAEID             string `json:"sae_id,omitempty"`
+	ModelID           string `json:"model_id"`
+	DatasetID         string `json:"dataset_id"`
+	EvaluationSamples int    `json:"evaluation_samples"`
+}
+
+// Deleted says that the extraction and its features are gone.
+type Deleted struct{}
+
+// The type names, for ever.
+func (Requested) EventType() string         { return "ExtractionRequested" }
+func (SelfTested) EventType() string        { return "SelfTested" }
+func (Planned) EventType() string           { return "ExtractionPlanned" }
+func (SegmentRecorded) EventType() string   { return "SegmentRecorded" }
+func (SegmentMismatched) EventType() string { return "SegmentMismatched" }
+func (Completed) EventType() string         { return "ExtractionCompleted" }
+func (Failed) EventType() string            { return "ExtractionFailed" }
+func (Cancelled) EventType() string         { return "ExtractionCancelled" }
+func (Resumed) EventType() string           { return "ExtractionResumed" }
+func (Extended) EventType() string          { return "ExtractionExtended" }
+func (Deleted) EventType() string           { return "ExtractionDeleted" }
+
+// Requirement is the profile in one line: only a worker with an equal one may claim the segments.
+func (p ComputeProfile) Requirement() string {
+	return fmt.Sprintf("device=%s dtype=%s threads=%d isa=%s libtorch=%s mkl=%s", p.Device, p.DType, p.Threads, p.ISA, p.Libtorch, p.MKL)
+}

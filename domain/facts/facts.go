@@ -1,0 +1,193 @@
+// Package facts knows every type of event that was ever shipped, and what each does to the log's side
+// tables: who holds what, and what is to be done. Both are pure, so the side tables can be rebuilt
+// from the log and compared with it. A new event type is added here, in the same change.
+package facts
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/featuremill/featuremill/domain/corpus"
+	"github.com/featuremill/featuremill/domain/dataset"
+	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
+	"github.com/featuremill/featuremill/domain/feature"
+	"github.com/featuremill/featuremill/domain/model"
+	"github.com/featuremill/featuremill/domain/sae"
+	"github.com/featuremill/featuremill/domain/source"
+	"github.com/featuremill/featuremill/domain/training"
+)
+
+// Kinds of work.
+const (
+	PlanWork    = "plan"    // self-test and plan of an extraction
+	CorpusWork  = "corpus"  // one chunk of a corpus
+	SegmentWork = "segment" // one segment of an extraction
+)
+
+// Registry returns the registry of every event type.
+func Registry() (*event.Registry, error) {
+	r := event.NewRegistry()
+	return r, errors.Join(
+		event.Register[model.Registered](r, 1, nil),
+		event.Register[model.Ready](r, 1, nil),
+		event.Register[model.Failed](r, 1, nil),
+		event.Register[model.Deleted](r, 1, nil),
+		event.Register[sae.Registered](r, 1, nil),
+		event.Register[sae.Ready](r, 1, nil),
+		event.Register[sae.LinkedToModel](r, 1, nil),
+		event.Register[sae.Renamed](r, 1, nil),
+		event.Register[sae.Failed](r, 1, nil),
+		event.Register[sae.Deleted](r, 1, nil),
+		event.Register[dataset.Registered](r, 1, nil),
+		event.Register[dataset.Ready](r, 1, nil),
+		event.Register[dataset.Failed](r, 1, nil),
+		event.Register[dataset.Deleted](r, 1, nil),
+		event.Register[corpus.Requested](r, 1, nil),
+		event.Register[corpus.ChunkBuilt](r, 1, nil),
+		event.Register[corpus.Ready](r, 1, nil),
+		event.Register[corpus.Failed](r, 1, nil),
+		event.Register[training.Imported](r, 1, nil),
+		event.Register[training.Deleted](r, 1, nil),
+		event.Register[extraction.Requested](r, 1, nil),
+		event.Register[extraction.SelfTested](r, 1, nil),
+		event.Register[extraction.Planned](r, 1, nil),
+		event.Register[extraction.SegmentRecorded](r, 1, nil),
+		event.Register[extraction.SegmentMismatched](r, 1, nil),
+		event.Register[extraction.Completed](r, 1, nil),
+		event.Register[extraction.Failed](r, 1, nil),
+		event.Register[extraction.Cancelled](r, 1, nil),
+		event.Register[extraction.Resumed](r, 1, nil),
+		event.Register[extraction.Extended](r, 1, nil),
+		event.Register[extraction.Deleted](r, 1, nil),
+		event.Register[feature.Named](r, 1, nil),
+		event.Register[feature.Described](r, 1, nil),
+		event.Register[feature.Noted](r, 1, nil),
+		event.Register[feature.Starred](r, 1, nil),
+		event.Register[EventSkipped](r, 1, nil),
+		event.Register[EventsArchived](r, 1, nil),
+	)
+}
+
+// Keys of reservations.
+func sourceKey(key string) string { return "source:" + key }
+
+// ModelKey, SAEKey, TrainingKey and DatasetKey name what an active extraction uses.
+func ModelKey(id string) string    { return "model:" + id }
+func SAEKey(id string) string      { return "sae:" + id }
+func TrainingKey(id string) string { return "training:" + id }
+func DatasetKey(id string) string  { return "dataset:" + id }
+
+// IsSource reports whether a reservation's key is the exclusive one of a source.
+func IsSource(key string) bool { return strings.HasPrefix(key, "source:") }
+
+func reserve(holder string, src source.Source, sae, model, dataset string) []eventlog.Effect {
+	out := []eventlog.Effect{
+		eventlog.Reserve{Key: sourceKey(src.Key()), Holder: holder},
+		eventlog.Reserve{Key: ModelKey(model), Holder: holder, Shared: true},
+		eventlog.Reserve{Key: DatasetKey(dataset), Holder: holder, Shared: true},
+	}
+	if sae != "" {
+		out = append(out, eventlog.Reserve{Key: SAEKey(sae), Holder: holder, Shared: true})
+	} else {
+		out = append(out, eventlog.Reserve{Key: TrainingKey(src.ID()), Holder: holder, Shared: true})
+	}
+	return out
+}
+
+func segments(id string, runs []extraction.Run, requirement string) []eventlog.Effect {
+	var out []eventlog.Effect
+	for _, r := range runs {
+		for i := r.From; i < r.To; i++ {
+			out = append(out, eventlog.OpenWork{Work: eventlog.Work{Kind: SegmentWork, Subject: id, Index: i}, Requirement: requirement})
+		}
+	}
+	return out
+}
+
+// Effects says what an event does to reservations and work.
+func Effects(stream string, d event.Data) []eventlog.Effect {
+	_, id, _ := strings.Cut(stream, "-")
+	plan := eventlog.Work{Kind: PlanWork, Subject: id}
+	end := []eventlog.Effect{eventlog.CloseAllWork{Subject: id}, eventlog.Release{Holder: id}}
+	switch e := d.(type) {
+	case extraction.Requested:
+		return append(reserve(id, e.Source, e.Source.SAEID(), e.ModelID, e.DatasetID), eventlog.OpenWork{Work: plan})
+	case extraction.Extended:
+		src, err := source.FromKey(e.SourceKey)
+		if err != nil {
+			return nil
+		}
+		return append(reserve(id, src, e.SAEID, e.ModelID, e.DatasetID), eventlog.OpenWork{Work: plan})
+	case extraction.Resumed:
+		src, err := source.FromKey(e.SourceKey)
+		if err != nil {
+			return nil
+		}
+		out := reserve(id, src, e.SAEID, e.ModelID, e.DatasetID)
+		if e.Plan {
+			out = append(out, eventlog.OpenWork{Work: plan})
+		}
+		return append(out, segments(id, e.Missing, e.Profile.Requirement())...)
+	case extraction.Planned:
+		run := extraction.Run{From: e.Part.FirstSegment, To: e.Part.FirstSegment + e.Part.Segments()}
+		return append([]eventlog.Effect{eventlog.CloseWork{Work: plan}}, segments(id, []extraction.Run{run}, e.Profile.Requirement())...)
+	case extraction.SegmentRecorded:
+		return []eventlog.Effect{eventlog.CloseWork{Work: eventlog.Work{Kind: SegmentWork, Subject: id, Index: e.Index}}}
+	case extraction.Completed, extraction.Failed, extraction.Cancelled, extraction.Deleted:
+		return end
+	case corpus.Requested:
+		return []eventlog.Effect{eventlog.OpenWork{Work: eventlog.Work{Kind: CorpusWork, Subject: id, Index: e.FirstChunk}}}
+	case corpus.ChunkBuilt:
+		out := []eventlog.Effect{eventlog.CloseWork{Work: eventlog.Work{Kind: CorpusWork, Subject: id, Index: e.Chunk}}}
+		if e.More {
+			out = append(out, eventlog.OpenWork{Work: eventlog.Work{Kind: CorpusWork, Subject: id, Index: e.Chunk + 1}})
+		}
+		return out
+	case corpus.Failed:
+		return []eventlog.Effect{eventlog.CloseAllWork{Subject: id}}
+	case model.Deleted:
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: ModelKey(id)}}
+	case sae.Deleted:
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: SAEKey(id)}}
+	case dataset.Deleted:
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: DatasetKey(id)}}
+	case training.Deleted:
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: TrainingKey(id)}}
+	}
+	return nil
+}
+
+// EventSkipped says that a projection is to leave an event out for good: rebuild and verify honour it.
+type EventSkipped struct {
+	Projection string   `json:"projection"`
+	EventID    event.ID `json:"event_id"`
+	Reason     string   `json:"reason"`
+	Actor      string   `json:"actor"`
+}
+
+// EventsArchived says that the data of some events was taken out of the log; their digests stay.
+type EventsArchived struct {
+	EventIDs []event.ID `json:"event_ids"`
+	Reason   string     `json:"reason"`
+}
+
+// The type names, for ever.
+func (EventSkipped) EventType() string   { return "EventSkipped" }
+func (EventsArchived) EventType() string { return "EventsArchived" }
+
+// OperationsStream holds what operators did to the log and its projections.
+const OperationsStream = "operations-log"
+
+// Describe names a reservation's key for people.
+func Describe(key string) string {
+	kind, id, _ := strings.Cut(key, ":")
+	if kind == "source" {
+		if src, err := source.FromKey(id); err == nil {
+			return fmt.Sprintf("%s %s", src.Type(), src.ID())
+		}
+	}
+	return kind + " " + id
+}

@@ -1,0 +1,232 @@
+// Package sae is the aggregate of a sparse autoencoder: where it came from, what its files say, and
+// the model it belongs to. Its facts come from the checkpoint; Decide does no I/O.
+package sae
+
+import (
+	"fmt"
+
+	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/fileset"
+	"github.com/featuremill/featuremill/domain/model"
+	"github.com/featuremill/featuremill/domain/problem"
+)
+
+// Stream is the name of an SAE's stream.
+func Stream(id string) string { return "sae-" + id }
+
+// Origin says where an SAE came from.
+type Origin struct {
+	Kind       string `json:"kind"` // huggingface | local | trained
+	Path       string `json:"path,omitempty"`
+	Repo       string `json:"repo,omitempty"`
+	Revision   string `json:"revision,omitempty"`
+	File       string `json:"file,omitempty"`
+	TrainingID string `json:"training_id,omitempty"`
+}
+
+// Facts is what the files say about an SAE.
+type Facts struct {
+	Format                   string      `json:"format"` // saelens
+	FormatVersion            string      `json:"format_version,omitempty"`
+	Architecture             string      `json:"architecture"` // standard | topk | jumprelu
+	DIn                      int         `json:"d_in"`
+	DSAE                     int         `json:"d_sae"`
+	DOut                     int         `json:"d_out"`
+	K                        int         `json:"k,omitempty"`
+	Hook                     string      `json:"hook"` // blocks.8.hook_resid_post
+	HookOut                  string      `json:"hook_out,omitempty"`
+	Layer                    int         `json:"layer"`
+	ModelName                string      `json:"model_name,omitempty"`
+	Normalization            string      `json:"normalization"`
+	ScalingFactor            float64     `json:"scaling_factor,omitempty"`
+	ApplyBDecToInput         bool        `json:"apply_b_dec_to_input"`
+	RescaleActsByDecoderNorm bool        `json:"rescale_acts_by_decoder_norm,omitempty"`
+	PrependBOS               *bool       `json:"prepend_bos,omitempty"`
+	ContextLength            int         `json:"context_length,omitempty"`
+	SeqposSlice              []int       `json:"seqpos_slice,omitempty"`
+	ExcludeTokenIDs          []int       `json:"exclude_token_ids,omitempty"`
+	ExcludeSpecialTokens     bool        `json:"exclude_special_tokens,omitempty"` // every special token of the tokenizer
+	Signed                   bool        `json:"signed,omitempty"`
+	DType                    string      `json:"dtype"`
+	PublishedL0              *float64    `json:"published_l0,omitempty"`
+	HasSparsity              bool        `json:"has_sparsity,omitempty"`
+	Files                    fileset.Set `json:"files"`
+}
+
+// Registered says that an SAE is wanted.
+type Registered struct {
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+	Origin      Origin `json:"origin"`
+}
+
+// Ready says that the files are there, hashed and checked.
+type Ready struct {
+	Facts Facts `json:"facts"`
+}
+
+// LinkedToModel says which model the SAE belongs to.
+type LinkedToModel struct {
+	ModelID string `json:"model_id"`
+}
+
+// Renamed says that people call it otherwise now.
+type Renamed struct {
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+}
+
+// Failed says that the SAE could not be made ready.
+type Failed struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// Deleted says that the SAE is gone for new extractions.
+type Deleted struct{}
+
+// The type names, for ever.
+func (Registered) EventType() string    { return "SAERegistered" }
+func (Ready) EventType() string         { return "SAEReady" }
+func (LinkedToModel) EventType() string { return "SAELinkedToModel" }
+func (Renamed) EventType() string       { return "SAERenamed" }
+func (Failed) EventType() string        { return "SAEFailed" }
+func (Deleted) EventType() string       { return "SAEDeleted" }
+
+// State is a folded SAE.
+type State struct {
+	ID          string
+	Name        string
+	Description string
+	Origin      Origin
+	Status      model.Status
+	ModelID     string
+	Facts       Facts
+}
+
+// Evolve folds one event.
+func (s State) Evolve(d event.Data) State {
+	switch e := d.(type) {
+	case Registered:
+		s.ID, s.Name, s.Description, s.Origin, s.Status = e.ID, e.Name, e.Description, e.Origin, model.Pending
+	case Ready:
+		s.Facts, s.Status = e.Facts, model.IsReady
+	case LinkedToModel:
+		s.ModelID = e.ModelID
+	case Renamed:
+		s.Name, s.Description = e.Name, e.Description
+	case Failed:
+		s.Status = model.IsFailed
+	case Deleted:
+		s.Status = model.Gone
+	}
+	return s
+}
+
+// Import registers an SAE whose files have been checked already.
+type Import struct {
+	ID, Name, Description string
+	Origin                Origin
+	Facts                 Facts
+	ModelID               string // "" = not linked yet
+	Model                 *model.Facts
+}
+
+// DecideImport refuses an id that is taken and a model that the SAE does not fit.
+func (s State) DecideImport(c Import) ([]event.Data, error) {
+	if s.Status != model.Absent {
+		return nil, problem.New(problem.Conflict, "sae_exists", "SAE %s is registered already (%s)", c.ID, s.Status)
+	}
+	out := []event.Data{Registered{ID: c.ID, Name: c.Name, Description: c.Description, Origin: c.Origin}, Ready{Facts: c.Facts}}
+	if c.ModelID != "" {
+		if c.Model != nil {
+			if err := c.Facts.Fits(c.ModelID, *c.Model); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, LinkedToModel{ModelID: c.ModelID})
+	}
+	return out, nil
+}
+
+// DecideLink links the SAE to a model that it fits.
+func (s State) DecideLink(modelID string, m model.Facts) ([]event.Data, error) {
+	f, err := s.Usable(s.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Fits(modelID, m); err != nil {
+		return nil, err
+	}
+	if s.ModelID == modelID {
+		return nil, nil
+	}
+	return []event.Data{LinkedToModel{ModelID: modelID}}, nil
+}
+
+// DecideRename changes the name.
+func (s State) DecideRename(name, description string) ([]event.Data, error) {
+	switch {
+	case s.Status == model.Absent || s.Status == model.Gone:
+		return nil, NotFound(s.ID)
+	case name == "":
+		return nil, problem.InvalidFields("invalid_request", problem.Field{Name: "name", Detail: "must not be empty"})
+	case name == s.Name && description == s.Description:
+		return nil, nil
+	}
+	return []event.Data{Renamed{Name: name, Description: description}}, nil
+}
+
+// DecideDelete deletes an SAE; deleting twice is no change.
+func (s State) DecideDelete() ([]event.Data, error) {
+	switch s.Status {
+	case model.Absent:
+		return nil, NotFound(s.ID)
+	case model.Gone:
+		return nil, nil
+	}
+	return []event.Data{Deleted{}}, nil
+}
+
+// Usable returns the facts of a ready SAE, or says why there are none.
+func (s State) Usable(id string) (Facts, error) {
+	switch s.Status {
+	case model.IsReady:
+		return s.Facts, nil
+	case model.Absent, model.Gone:
+		return Facts{}, NotFound(id)
+	}
+	return Facts{}, problem.New(problem.Conflict, "sae_not_ready", "SAE %s is %s; it must be ready", id, s.Status)
+}
+
+// Fits refuses a model whose hook has another width, or that has no such layer.
+func (f Facts) Fits(modelID string, m model.Facts) error {
+	switch {
+	case f.DIn != m.DModel:
+		return problem.New(problem.Invalid, "sae_does_not_fit_model", "the SAE reads %d values a token at %s, but model %s has %d there: it was made for another model%s", f.DIn, f.Hook, modelID, m.DModel, named(f.ModelName))
+	case f.Layer < 0 || f.Layer >= m.Layers:
+		return problem.New(problem.Invalid, "sae_does_not_fit_model", "the SAE hooks layer %d, but model %s has layers 0 to %d%s", f.Layer, modelID, m.Layers-1, named(f.ModelName))
+	}
+	return nil
+}
+
+func named(name string) string {
+	if name == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (it names %s)", name)
+}
+
+// Extractable refuses what can be read but not extracted.
+func (f Facts) Extractable(id string) error {
+	if f.Signed {
+		return problem.New(problem.Invalid, "signed_sae", "SAE %s has signed activations (%s): an extraction would need statistics for both signs, which are not there yet", id, f.Architecture)
+	}
+	return nil
+}
+
+// NotFound says that there is no such SAE.
+func NotFound(id string) error {
+	return problem.New(problem.NotFound, "sae_not_found", "there is no SAE %s", id)
+}
