@@ -62,7 +62,11 @@ directory() {
 }
 
 stub_directory() {
-	if [ -n "${LIBTORCH:-}" ]; then echo "$cache/stubs"; else echo "$cache/$version-$variant/stubs"; fi
+	if [ -n "${LIBTORCH:-}" ]; then
+		echo "$cache/stubs"
+	else
+		echo "$cache/$version-$variant/stubs"
+	fi
 }
 
 check_sha256() { # file expected
