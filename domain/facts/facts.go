@@ -67,7 +67,7 @@ func Registry() (*event.Registry, error) {
 		event.Register[feature.Noted](r, 1, nil),
 		event.Register[feature.Starred](r, 1, nil),
 		event.Register[EventSkipped](r, 1, nil),
-		event.Register[EventsArchived](r, 1, nil),
+		eventlog.Register(r),
 	)
 }
 
@@ -168,15 +168,8 @@ type EventSkipped struct {
 	Actor      string   `json:"actor"`
 }
 
-// EventsArchived says that the data of some events was taken out of the log; their digests stay.
-type EventsArchived struct {
-	EventIDs []event.ID `json:"event_ids"`
-	Reason   string     `json:"reason"`
-}
-
-// The type names, for ever.
-func (EventSkipped) EventType() string   { return "EventSkipped" }
-func (EventsArchived) EventType() string { return "EventsArchived" }
+// EventType is the type's name, for ever.
+func (EventSkipped) EventType() string { return "EventSkipped" }
 
 // OperationsStream holds what operators did to the log and its projections.
 const OperationsStream = "operations-log"
