@@ -96,9 +96,13 @@ func (e *ScalingFactorError) Error() string {
 type ScaleNotWantedError struct {
 	Path          string
 	Normalization string
+	Folded        bool // a factor was folded already
 }
 
 func (e *ScaleNotWantedError) Error() string {
+	if e.Folded {
+		return place(e.Path) + "a scaling factor was folded into this SAE already"
+	}
 	return fmt.Sprintf("%sa scaling factor was given, but the SAE's normalize_activations is %q: a factor belongs to expected_average_only_in only", place(e.Path), e.Normalization)
 }
 

@@ -1,6 +1,10 @@
 package checkpoint
 
-import "errors"
+import (
+	"fmt"
+	"math"
+	"slices"
+)
 
 // SAE is a sparse autoencoder in canonical form: float32, row-major, shapes as given. The slices may be views of a mapped file
 // until a fold makes them owned; treat them as read-only.
@@ -12,13 +16,17 @@ type SAE struct {
 	WDec      []float32 // [d_sae, d_out], rows are feature directions
 	BDec      []float32 // [d_out]
 	Threshold []float32 // [d_sae] for jumprelu, else nil
+
+	sparsity []float32
+	owned    bool
+	close    []func() error
 }
 
 // SAEConfig is what is known about an SAE beside its weights.
 type SAEConfig struct {
 	Format        string // "saelens"
-	FormatVersion string // the sae_lens_version written in the file, "" for the old flat form that has none
-	Architecture  string // standard, topk, jumprelu; abstopk is read but not encoded (Signed)
+	FormatVersion string // the sae_lens_version written in the file; "" for old files that have none
+	Architecture  string // standard, topk, jumprelu; abstopk is read, but nothing here encodes it (Signed)
 	DIn, DSAE     int
 	DOut          int
 
@@ -35,7 +43,7 @@ type SAEConfig struct {
 
 	Hook      string // as in the file: blocks.8.hook_resid_post
 	HookPoint string // resid_post, resid_pre, mlp_out, attn_out, …; "" when Hook is not of the form blocks.L.…
-	Layer     int    // −1 when the hook names no layer
+	Layer     int    // −1 when neither the hook nor the file names a layer
 	HookOut   string // of a transcoder; else ""
 
 	ModelName            string
@@ -46,14 +54,54 @@ type SAEConfig struct {
 	Reshape              string // none, hook_z
 	DType                string // of W_enc in the file: F32, F16, BF16, F64
 
-	Folds  []string // what was folded into the weights: "activation-scale", "decoder-norm", "finetuning-scale"
+	Folds  []string // what was folded into the weights, in order: FoldScale, FoldDecoder, FoldFinetuning
 	Files  []string // absolute paths whose bytes define what the SAE computes
-	SHA256 string   // HashFiles(Files)
+	SHA256 string   // HashFiles of them
 }
+
+// What can be folded into the weights.
+const (
+	FoldScale      = "activation-scale"
+	FoldDecoder    = "decoder-norm"
+	FoldFinetuning = "finetuning-scale"
+)
+
+// The normalisations of an SAE's input.
+const (
+	NormNone     = "none"
+	NormExpected = "expected_average_only_in"
+	NormConstant = "constant_norm_rescale"
+	NormLayer    = "layer_norm"
+)
 
 // PositionSlice is Python's slice over the positions of a sequence; nil takes every position.
 type PositionSlice struct {
-	Start, Stop, Step *int
+	Start, Stop, Step *int // Step is above 0
+}
+
+// Contains says whether the slice takes a position of a sequence of that length.
+func (s *PositionSlice) Contains(position, length int) bool {
+	if position < 0 || position >= length {
+		return false
+	}
+	if s == nil {
+		return true
+	}
+	bound := func(at *int, otherwise int) int {
+		switch {
+		case at == nil:
+			return otherwise
+		case *at < 0:
+			return max(0, length+*at)
+		default:
+			return min(*at, length)
+		}
+	}
+	start, stop, step := bound(s.Start, 0), bound(s.Stop, length), 1
+	if s.Step != nil {
+		step = *s.Step
+	}
+	return position >= start && position < stop && (position-start)%step == 0
 }
 
 // ExcludedTokens are token ids whose activations the SAE was not trained on.
@@ -65,25 +113,110 @@ type ExcludedTokens struct {
 // SAEOption adds a fact that the files do not hold.
 type SAEOption func(*saeOptions)
 
-type saeOptions struct{ scalingFactor float64 }
+type saeOptions struct {
+	scalingFactor float64
+	scaled        bool
+}
 
 // WithScalingFactor gives the factor sqrt(d_in) / mean ‖x‖ for an SAE normalised as expected_average_only_in. It outranks the
 // file's own; for any other SAE it is refused (ScaleNotWantedError).
 func WithScalingFactor(s float64) SAEOption {
-	return func(o *saeOptions) { o.scalingFactor = s }
+	return func(o *saeOptions) { o.scalingFactor, o.scaled = s, true }
 }
 
-// OpenSAE opens a SAELens folder (cfg.json and sae_weights.safetensors), old flat form or version 6.
-func OpenSAE(path string, options ...SAEOption) (*SAE, error) { return nil, errors.ErrUnsupported }
-
-// FoldScalingFactor multiplies W_enc by s and divides W_dec and b_dec by it.
-func (s *SAE) FoldScalingFactor(factor float64) error { return errors.ErrUnsupported }
-
-// FoldDecoderNorm gives the rows of W_dec the norm 1 and scales W_enc, b_enc and the threshold by what the norms were.
-func (s *SAE) FoldDecoderNorm() error { return errors.ErrUnsupported }
-
-// Sparsity is log10 of each latent's firing frequency in training, where sparsity.safetensors is there.
-func (s *SAE) Sparsity() ([]float32, bool) { return nil, false }
+// Sparsity is log10 of each latent's firing frequency in training, [d_sae], where sparsity.safetensors is there.
+func (s *SAE) Sparsity() ([]float32, bool) { return s.sparsity, s.sparsity != nil }
 
 // Close ends every view that was handed out.
-func (s *SAE) Close() error { return nil }
+func (s *SAE) Close() error {
+	var first error
+	for _, c := range s.close {
+		if err := c(); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// FoldScalingFactor folds the input's scale: W_enc is multiplied by it, W_dec and b_dec are divided, b_enc and the threshold stay.
+// OpenSAE has done it already where the file asks for it; folding twice is a ScaleNotWantedError.
+func (s *SAE) FoldScalingFactor(factor float64) error {
+	if s.Config.Normalization != NormExpected {
+		return &ScaleNotWantedError{Normalization: s.Config.Normalization, Folded: slices.Contains(s.Config.Folds, FoldScale)}
+	}
+	by := float32(factor)
+	if !(by > 0) || math.IsInf(float64(by), 0) {
+		return &FormatError{Fact: fmt.Sprintf("the scaling factor is %v", factor), Want: "a number above 0"}
+	}
+	s.own()
+	scale(s.WEnc, func(v float32) float32 { return v * by })
+	scale(s.WDec, func(v float32) float32 { return v / by })
+	scale(s.BDec, func(v float32) float32 { return v / by })
+	s.Config.Normalization, s.Config.ScalingFactor = NormNone, factor
+	s.Config.Folds = append(s.Config.Folds, FoldScale)
+	return nil
+}
+
+// minDecoderNorm is the least norm that a fold divides by (SAELens 6.54, get_W_dec_norm): a dead latent's zero row stays zero.
+const minDecoderNorm = 1e-8
+
+// FoldDecoderNorm gives the rows of W_dec the norm 1 and multiplies W_enc's columns, b_enc and the threshold by what the norms
+// were, so that activations have the size of what they add to the output. A top-k choice would change unless the SAE weighs by
+// the norms anyway: then it is a FoldError.
+func (s *SAE) FoldDecoderNorm() error {
+	if s.Config.K > 0 && !s.Config.RescaleActsByDecoderNorm {
+		return &FoldError{Fact: "decoder norms cannot be folded into a top-k SAE without rescale_acts_by_decoder_norm: it would choose other latents"}
+	}
+	s.own()
+	norms := s.decoderNorms()
+	dSAE, dOut := s.Config.DSAE, s.Config.DOut
+	for i, n := range norms {
+		row := s.WDec[i*dOut : (i+1)*dOut]
+		for j := range row {
+			row[j] /= n
+		}
+	}
+	inParallel(len(s.WEnc), func(from, to int) {
+		for i := from; i < to; i++ {
+			s.WEnc[i] *= norms[i%dSAE]
+		}
+	})
+	for i, n := range norms {
+		s.BEnc[i] *= n
+		if s.Threshold != nil {
+			s.Threshold[i] *= n
+		}
+	}
+	s.Config.Folds = append(s.Config.Folds, FoldDecoder)
+	return nil
+}
+
+func (s *SAE) decoderNorms() []float32 {
+	norms := make([]float32, s.Config.DSAE)
+	for i := range norms {
+		sum := 0.0
+		for _, v := range s.WDec[i*s.Config.DOut : (i+1)*s.Config.DOut] {
+			sum += float64(v) * float64(v)
+		}
+		norms[i] = float32(max(math.Sqrt(sum), minDecoderNorm))
+	}
+	return norms
+}
+
+// own copies what may be a view of the read-only map.
+func (s *SAE) own() {
+	if s.owned {
+		return
+	}
+	s.WEnc, s.BEnc, s.WDec, s.BDec = slices.Clone(s.WEnc), slices.Clone(s.BEnc), slices.Clone(s.WDec), slices.Clone(s.BDec)
+	s.Threshold = slices.Clone(s.Threshold)
+	s.owned = true
+}
+
+func scale(values []float32, f func(float32) float32) {
+	inParallel(len(values), func(from, to int) {
+		for i := from; i < to; i++ {
+			values[i] = f(values[i])
+		}
+	})
+}
