@@ -1,0 +1,195 @@
+package tokenizer
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// GGUF holds the facts about a tokenizer that a GGUF file has under the keys tokenizer.ggml.*.
+type GGUF struct {
+	Model      string   // model: the kind, "gpt2" for byte-level BPE
+	Pre        string   // pre: the name of the rule that splits text before BPE
+	Tokens     []string // tokens
+	TokenTypes []int32  // token_type, parallel to Tokens
+	Merges     []string // merges: two pieces with a space between
+	BOS        *int     // bos_token_id
+	EOS        *int     // eos_token_id
+	AddBOS     *bool    // add_bos_token; nil when the file does not say
+	AddEOS     *bool    // add_eos_token
+}
+
+// Token types of GGUF.
+const (
+	ggufNormal      = 1
+	ggufControl     = 3
+	ggufUserDefined = 4
+	ggufUnused      = 5
+)
+
+// splitting is how one named `pre` cuts text up, as the models' own tokenizer.json files say it. A name is here
+// only when its rule was held against such a file: a guess would give ids that look right and are not.
+type splitting struct {
+	preTokenizers []any
+	normalizer    any
+	ignoreMerges  bool
+	addBOS        bool // what llama.cpp takes when the file does not say
+}
+
+// The letters, numbers, rest and space rule of GPT-4's tokenizer; %s is how many digits stay together.
+const gpt4Split = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+
+// splittings returns the known rules by their `pre` name.
+func splittings() map[string]splitting {
+	type object = map[string]any
+	byteLevel := func(regex bool) object {
+		return object{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex}
+	}
+	split := func(digits string) object {
+		return object{"type": "Split", "pattern": object{"Regex": fmt.Sprintf(gpt4Split, digits)}, "behavior": "Isolated", "invert": false}
+	}
+	llama3 := splitting{preTokenizers: []any{split("{1,3}"), byteLevel(false)}, ignoreMerges: true, addBOS: true}
+	return map[string]splitting{
+		"gpt-2":     {preTokenizers: []any{byteLevel(true)}},
+		"smollm":    {preTokenizers: []any{object{"type": "Digits", "individual_digits": true}, byteLevel(true)}},
+		"llama-bpe": llama3,
+		"qwen2":     {preTokenizers: []any{split(""), byteLevel(false)}, normalizer: object{"type": "NFC"}},
+	}
+}
+
+type addedToken struct {
+	ID         int    `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+	Special    bool   `json:"special"`
+}
+
+// FromGGUF builds the tokenizer.json of a model that came as GGUF. The same facts always give the same bytes.
+// It refuses with a *FormatError what it cannot build exactly.
+//
+// A GGUF does not say whether an added token swallows the spaces around it; it is taken not to.
+func FromGGUF(g GGUF) ([]byte, error) {
+	if g.Model != "gpt2" {
+		return nil, &FormatError{Detail: fmt.Sprintf("a GGUF tokenizer of kind %q is not supported (only \"gpt2\", byte-level BPE); give the model's tokenizer.json", g.Model)}
+	}
+	known := splittings()
+	rule, ok := known[g.Pre]
+	if !ok {
+		names := make([]string, 0, len(known))
+		for name := range known {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		return nil, &FormatError{Detail: fmt.Sprintf("the GGUF pre-tokenizer %q is not known (%s are); give the model's tokenizer.json", g.Pre, strings.Join(names, ", "))}
+	}
+	vocabulary, added, err := ggufTokens(g)
+	if err != nil {
+		return nil, err
+	}
+	merges := make([][2]string, len(g.Merges))
+	for i, merge := range g.Merges {
+		left, right, found := strings.Cut(merge, " ")
+		if !found || left == "" || right == "" || strings.Contains(right, " ") {
+			return nil, &FormatError{Detail: fmt.Sprintf("merge %d is %q, not two pieces with a space between", i, merge)}
+		}
+		merges[i] = [2]string{left, right}
+	}
+	template, err := ggufTemplate(g, rule)
+	if err != nil {
+		return nil, err
+	}
+
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	err = encoder.Encode(map[string]any{
+		"version":        "1.0",
+		"truncation":     nil,
+		"padding":        nil,
+		"added_tokens":   added,
+		"normalizer":     rule.normalizer,
+		"pre_tokenizer":  map[string]any{"type": "Sequence", "pretokenizers": rule.preTokenizers},
+		"post_processor": template,
+		"decoder":        map[string]any{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+		"model": map[string]any{
+			"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": nil, "end_of_word_suffix": nil,
+			"fuse_unk": false, "byte_fallback": false, "ignore_merges": rule.ignoreMerges, "vocab": vocabulary, "merges": merges,
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("write tokenizer.json: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// ggufTokens returns the vocabulary, which fixes every id, and the tokens that are cut out of text before BPE.
+func ggufTokens(g GGUF) (map[string]int, []addedToken, error) {
+	switch {
+	case len(g.Tokens) == 0:
+		return nil, nil, &FormatError{Detail: "the GGUF has no tokens"}
+	case len(g.Tokens) > maxVocabulary:
+		return nil, nil, &FormatError{Detail: fmt.Sprintf("the GGUF has %d tokens; more than %d are refused", len(g.Tokens), maxVocabulary)}
+	case len(g.TokenTypes) != len(g.Tokens):
+		return nil, nil, &FormatError{Detail: fmt.Sprintf("the GGUF has %d tokens and %d token types, so special tokens cannot be told", len(g.Tokens), len(g.TokenTypes))}
+	}
+	vocabulary := make(map[string]int, len(g.Tokens))
+	added := []addedToken{}
+	for id, token := range g.Tokens {
+		switch kind := g.TokenTypes[id]; kind {
+		case ggufUnused:
+			continue // a filler such as [PAD151936], which exists to make the embedding's size round
+		case ggufNormal:
+		case ggufControl, ggufUserDefined:
+			if token == "" {
+				return nil, nil, &FormatError{Detail: fmt.Sprintf("token %d is special and empty", id)}
+			}
+			added = append(added, addedToken{ID: id, Content: token, Special: kind == ggufControl})
+		default:
+			return nil, nil, &FormatError{Detail: fmt.Sprintf("token %d (%q) has type %d, which a byte-level BPE does not have", id, token, kind)}
+		}
+		if other, taken := vocabulary[token]; taken {
+			return nil, nil, &FormatError{Detail: fmt.Sprintf("tokens %d and %d are both %q", other, id, token)}
+		}
+		vocabulary[token] = id
+	}
+	return vocabulary, added, nil
+}
+
+// ggufTemplate is the post-processor that adds BOS and EOS, or nil when neither is added.
+func ggufTemplate(g GGUF, rule splitting) (any, error) {
+	type object = map[string]any
+	special := object{}
+	piece := func(name string, id *int) (any, error) {
+		if id == nil || *id < 0 || *id >= len(g.Tokens) {
+			return nil, &FormatError{Detail: fmt.Sprintf("the GGUF asks for a %s at every text and has no valid %s_token_id", strings.ToUpper(name), name)}
+		}
+		token := g.Tokens[*id]
+		special[token] = object{"id": token, "ids": []int{*id}, "tokens": []string{token}}
+		return object{"SpecialToken": object{"id": token, "type_id": 0}}, nil
+	}
+	single := []any{object{"Sequence": object{"id": "A", "type_id": 0}}}
+	if g.AddBOS != nil && *g.AddBOS || g.AddBOS == nil && rule.addBOS {
+		bos, err := piece("bos", g.BOS)
+		if err != nil {
+			return nil, err
+		}
+		single = append([]any{bos}, single...)
+	}
+	if g.AddEOS != nil && *g.AddEOS {
+		eos, err := piece("eos", g.EOS)
+		if err != nil {
+			return nil, err
+		}
+		single = append(single, eos)
+	}
+	if len(single) == 1 {
+		return nil, nil
+	}
+	pair := append(slices.Clone(single), object{"Sequence": object{"id": "B", "type_id": 1}})
+	return object{"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}, nil
+}

@@ -1,0 +1,67 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func smallGGUF() GGUF {
+	one, no := 1, false
+	return GGUF{
+		Model: "gpt2", Pre: "smollm", BOS: &one, AddBOS: &no,
+		Tokens: []string{"a", "<s>", "b", "ab", "[PAD4]"}, TokenTypes: []int32{1, 3, 1, 1, 5}, Merges: []string{"a b"},
+	}
+}
+
+func TestFromGGUFGivesTheSameBytesEachTime(t *testing.T) {
+	t.Parallel()
+	first, err := FromGGUF(smallGGUF())
+	require.NoError(t, err)
+	for range 20 {
+		again, err := FromGGUF(smallGGUF())
+		require.NoError(t, err)
+		require.Equal(t, string(first), string(again))
+	}
+	var file struct {
+		AddedTokens   []addedToken `json:"added_tokens"`
+		PostProcessor any          `json:"post_processor"`
+		Model         struct{ Vocab map[string]int }
+	}
+	require.NoError(t, json.Unmarshal(first, &file))
+	require.Equal(t, []addedToken{{ID: 1, Content: "<s>", Special: true}}, file.AddedTokens)
+	require.Equal(t, map[string]int{"a": 0, "<s>": 1, "b": 2, "ab": 3}, file.Model.Vocab, "fillers are left out, ids stay")
+	require.Nil(t, file.PostProcessor, "add_bos_token is false")
+}
+
+func TestFromGGUFRefusesWhatItCannotBuildExactly(t *testing.T) {
+	t.Parallel()
+	yes := true
+	for name, c := range map[string]struct {
+		change func(*GGUF)
+		want   string
+	}{
+		"a SentencePiece model":             {func(g *GGUF) { g.Model = "llama" }, `kind "llama"`},
+		"an unknown pre-tokenizer":          {func(g *GGUF) { g.Pre = "tekken" }, `"tekken" is not known (gpt-2, llama-bpe, qwen2, smollm are)`},
+		"no pre-tokenizer":                  {func(g *GGUF) { g.Pre = "" }, `"" is not known`},
+		"no tokens":                         {func(g *GGUF) { g.Tokens = nil }, "no tokens"},
+		"no token types":                    {func(g *GGUF) { g.TokenTypes = nil }, "5 tokens and 0 token types"},
+		"a token type of another kind":      {func(g *GGUF) { g.TokenTypes[0] = 6 }, "type 6"},
+		"an empty special token":            {func(g *GGUF) { g.Tokens[1] = "" }, "special and empty"},
+		"a token twice":                     {func(g *GGUF) { g.Tokens[2] = "a" }, `tokens 0 and 2 are both "a"`},
+		"a merge of one piece":              {func(g *GGUF) { g.Merges[0] = "ab" }, "merge 0"},
+		"a merge of three pieces":           {func(g *GGUF) { g.Merges[0] = "a b c" }, "merge 0"},
+		"a BOS to add and none to be known": {func(g *GGUF) { g.AddBOS, g.BOS = &yes, nil }, "bos_token_id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := smallGGUF()
+			c.change(&g)
+			_, err := FromGGUF(g)
+			var format *FormatError
+			require.ErrorAs(t, err, &format)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
