@@ -14,6 +14,8 @@ func TestMain(m *testing.M) {
 	switch dir := os.Getenv(childEnv + "_DIR"); os.Getenv(childEnv) {
 	case "postgres":
 		runPostgresChild(dir)
+	case "broker":
+		runBrokerChild(dir)
 	default:
 		goleak.VerifyTestMain(m)
 	}
