@@ -1,10 +1,8 @@
 package postgres_test
 
 import (
-	"context"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -43,38 +41,9 @@ func config(t testing.TB, change ...func(*postgres.Config)) postgres.Config {
 	return cfg
 }
 
-// note makes a proposed fact with effects.
-func note(text string, effects ...eventlog.Effect) event.Proposed {
-	return event.Proposed{ID: event.NewID(time.Now()), Data: eventlogtest.Noted{Text: text, Effects: eventlogtest.Do(effects...)}}
-}
-
-// to makes a request for one stream.
-func to(stream string, expected int64, events ...event.Proposed) eventlog.Request {
-	return eventlog.Request{Streams: []eventlog.StreamAppend{{Stream: stream, Expected: expected, Events: events}}}
-}
-
-func TestAnAppendIsReadBackByteForByte(t *testing.T) {
+func TestTheLogKeepsThePromisesOfThePort(t *testing.T) {
 	t.Parallel()
-	log := open(t)
-	first := note("bank \u0000 é \" <b>")
-	first.Metadata = event.Metadata{Actor: "cli", CorrelationID: "c1"}
-	done, err := log.Append(t.Context(), to("extraction-a", 0, first, note("two")))
-	require.NoError(t, err)
-	require.EqualValues(t, 2, done.Position)
-	require.False(t, done.Replayed)
-
-	read, err := log.ReadStream(context.Background(), "extraction-a", 0)
-	require.NoError(t, err)
-	require.Equal(t, done.Events, read)
-	for i, r := range read {
-		require.EqualValues(t, i+1, r.Position)
-		require.Equal(t, r.ChainHash(), r.Hash, "the hash that PostgreSQL computed is the one that Go computes")
-	}
-	all, err := log.ReadAll(t.Context(), 1, 10)
-	require.NoError(t, err)
-	require.Equal(t, read[1:], all)
-	position, hash, err := log.Head(t.Context())
-	require.NoError(t, err)
-	require.EqualValues(t, 2, position)
-	require.Equal(t, read[1].Hash, hash)
+	eventlogtest.Run(t, func(t *testing.T, r *event.Registry, e eventlog.Effects) eventlogtest.Log {
+		return open(t, func(c *postgres.Config) { c.Registry, c.Effects = r, e })
+	})
 }

@@ -28,6 +28,9 @@ type Effect struct {
 
 // Do wraps effects for a Noted.
 func Do(effects ...eventlog.Effect) []Effect {
+	if len(effects) == 0 {
+		return nil // as it is read back
+	}
 	list := make([]Effect, len(effects))
 	for i, e := range effects {
 		switch e := e.(type) {
