@@ -37,3 +37,8 @@ func (h *Handler) RecordCorpusChunk(ctx context.Context, call Call, lease eventl
 func (h *Handler) FailCorpus(ctx context.Context, call Call, lease eventlog.Lease, c corpus.Failed) (Result, error) {
 	return h.onCorpus(ctx, call, lease, func(s corpus.State) ([]event.Data, error) { return s.DecideFail(c) })
 }
+
+// FailLostCorpus records that a chunk was given to worker after worker and none came back.
+func (h *Handler) FailLostCorpus(ctx context.Context, call Call, id string, c corpus.Failed) (Result, error) {
+	return change(ctx, h, call, corpus.Stream(id), id, func(s corpus.State) ([]event.Data, error) { return s.DecideFail(c) })
+}

@@ -19,7 +19,16 @@ type Facts struct {
 	Tokenised  bool        `json:"tokenised"`   // rows are token ids
 	Columns    []string    `json:"columns"`
 	Rows       int64       `json:"rows"`
+	Folder     bool        `json:"folder"` // imported as a folder: of .txt files each is a row
 	Files      fileset.Set `json:"files"`
+}
+
+// Path is what to open below the folder that holds the files.
+func (f Facts) Path(folder string) string {
+	if f.Folder || len(f.Files) != 1 {
+		return folder
+	}
+	return folder + "/" + f.Files[0].Name
 }
 
 // Registered says that a dataset is wanted.

@@ -43,7 +43,7 @@ type Facts struct {
 	RescaleActsByDecoderNorm bool        `json:"rescale_acts_by_decoder_norm,omitempty"`
 	PrependBOS               *bool       `json:"prepend_bos,omitempty"`
 	ContextLength            int         `json:"context_length,omitempty"`
-	SeqposSlice              []int       `json:"seqpos_slice,omitempty"`
+	SeqposSlice              *Slice      `json:"seqpos_slice,omitempty"`
 	ExcludeTokenIDs          []int       `json:"exclude_token_ids,omitempty"`
 	ExcludeSpecialTokens     bool        `json:"exclude_special_tokens,omitempty"` // every special token of the tokenizer
 	Signed                   bool        `json:"signed,omitempty"`
@@ -51,6 +51,13 @@ type Facts struct {
 	PublishedL0              *float64    `json:"published_l0,omitempty"`
 	HasSparsity              bool        `json:"has_sparsity,omitempty"`
 	Files                    fileset.Set `json:"files"`
+}
+
+// Slice is Python's slice over the positions of a sequence: the only ones that the SAE was trained on.
+type Slice struct {
+	Start *int `json:"start"`
+	Stop  *int `json:"stop"`
+	Step  *int `json:"step"`
 }
 
 // Registered says that an SAE is wanted.

@@ -1,0 +1,67 @@
+# Featuremill. `make help` lists what there is to do.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/featuremill
+PATH    := $(PATH):$(HOME)/.cargo/bin
+TORCH   := adapters/torch/libtorch.sh
+TOKENS  := adapters/tokenizer/build.sh
+# What cgo needs to compile and link against libtorch and the tokenizer library.
+CGO     := eval "$$($(TORCH) env)"; tokens=$$($(TOKENS) env) || exit 1; \
+	export CGO_ENABLED=1 CGO_LDFLAGS="$${CGO_LDFLAGS:-} $$(sed -n 's/^CGO_LDFLAGS=//p' <<<"$$tokens")"
+PACKAGES ?= ./...
+RUN      ?= .
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+needs: ## check for, and as root on Debian or Ubuntu install, the programs that build Featuremill
+	@.ci/needs.sh
+
+libtorch: needs ## fetch libtorch into the user's cache (VARIANT=cpu or cu121, or an existing LIBTORCH=DIR)
+	@$(TORCH) fetch
+
+postgres: needs ## fetch PostgreSQL's programs for the embedded default
+	@adapters/embedded/postgres.sh >/dev/null
+
+build: libtorch ## build bin/featuremill (pure Go) and bin/extractor (libtorch)
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -o bin/featuremill ./cmd/featuremill
+	@$(CGO); go build -trimpath -o bin/extractor ./cmd/extractor
+
+demo: build postgres ## the main job on embedded defaults: a real model, SAE and text to browsable features; then it serves
+	@cmd/featuremill/demo/fetch.sh >/dev/null
+	@exec bin/featuremill demo $(ARGS)
+
+test: libtorch postgres ## every test, with the race detector (PACKAGES=./domain/... RUN=Name narrow it)
+	@cmd/featuremill/demo/fetch.sh >/dev/null
+	@$(CGO); go test -race -count=1 -timeout 20m -run '$(RUN)' $(PACKAGES)
+
+test-kafka: build postgres ## the end-to-end and broker tests on Apache Kafka (needs Java and mvn)
+	@cmd/featuremill/demo/fetch.sh >/dev/null
+	@$(CGO); FEATUREMILL_TEST_KAFKA=apache go test -race -count=1 -timeout 20m ./adapters/kafka/... ./cmd/internal/e2e/...
+
+lint: ## gofmt, vet, golangci-lint with the rules of the layout
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	@$(TORCH) fetch; $(CGO); go vet ./... && go run $(GOLANGCI) run ./...
+
+bench: build postgres ## every benchmark that README quotes, as ratios (quiet machine, a quarter of an hour)
+	@cmd/featuremill/demo/fetch.sh >/dev/null
+	@$(CGO); .ci/bench.sh
+
+fuzz: libtorch ## every fuzz target for FUZZTIME (default 1m)
+	@$(CGO); .ci/fuzz.sh $(or $(FUZZTIME),1m)
+
+generate: ## regenerate what is generated (server types from schema/openapi.yaml, event schemas)
+	@go generate ./...
+
+verify: generate ## prove that generated files are current and go.mod is tidy
+	@go mod tidy -diff
+	@git diff --exit-code -- schema adapters/httpapi || { echo "generated files are not current: commit what make generate wrote" >&2; exit 1; }
+
+clean: ## remove what was built here (the caches in $(CACHE) stay)
+	rm -rf bin
+
+.PHONY: help needs libtorch postgres build demo test test-kafka lint bench fuzz generate verify clean

@@ -1,0 +1,150 @@
+package library
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/featuremill/featuremill/adapters/blob"
+	"github.com/featuremill/featuremill/domain/fileset"
+	"github.com/featuremill/featuremill/domain/problem"
+)
+
+// Library reads and stores what is imported.
+type Library struct {
+	store blob.Store
+	roots []string // absolute, symlinks resolved; empty = every path
+	cache string   // where folders of sets are made
+}
+
+// New returns a library on a store. Only paths below roots may be imported; none = every path that this
+// user can read.
+func New(store blob.Store, cache string, roots []string) (*Library, error) {
+	cache, err := filepath.Abs(cache)
+	if err != nil {
+		return nil, err
+	}
+	l := &Library{store: store, cache: cache}
+	for _, r := range roots {
+		resolved, err := filepath.EvalSymlinks(r)
+		if err != nil {
+			return nil, fmt.Errorf("import root %s: %w", r, err)
+		}
+		if resolved, err = filepath.Abs(resolved); err != nil {
+			return nil, err
+		}
+		l.roots = append(l.roots, resolved)
+	}
+	return l, nil
+}
+
+// resolve returns the real path, or says why it may not or cannot be read.
+func (l *Library) resolve(path string) (string, error) {
+	if path == "" || strings.ContainsRune(path, 0) {
+		return "", problem.InvalidFields("invalid_request", problem.Field{Name: "file_path", Detail: "must name a file or folder on the machine of the API"})
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	allowed := len(l.roots) == 0
+	for _, r := range l.roots {
+		rel, relErr := filepath.Rel(r, real)
+		allowed = allowed || err == nil && relErr == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+	}
+	switch {
+	case err == nil && allowed:
+		return real, nil
+	case len(l.roots) > 0 && !allowed: // whether it exists outside the roots is nobody's business
+		return "", problem.New(problem.Invalid, "path_not_allowed", "%s is not a file or folder below a configured import root (%s)", path, strings.Join(l.roots, ", "))
+	case errors.Is(err, fs.ErrNotExist):
+		return "", problem.New(problem.Invalid, "file_not_found", "there is no file or folder %s on the machine of the API", path)
+	}
+	return "", problem.New(problem.Invalid, "file_unreadable", "%s cannot be read: %v", path, err)
+}
+
+// put stores files by digest and returns them as a set, named relative to base.
+func (l *Library) put(ctx context.Context, base string, paths []string) (fileset.Set, error) {
+	var files []fileset.File
+	for _, p := range slices.Compact(slices.Sorted(slices.Values(paths))) {
+		name, err := filepath.Rel(base, p)
+		if err != nil || strings.HasPrefix(name, "..") {
+			name = filepath.Base(p)
+		}
+		size, digest, err := blob.PutFile(ctx, l.store, p)
+		if err != nil {
+			return nil, fmt.Errorf("store %s: %w", p, err)
+		}
+		files = append(files, fileset.File{Name: filepath.ToSlash(name), Bytes: size, SHA256: digest})
+	}
+	return fileset.New(files)
+}
+
+// Folder returns a folder on this machine that holds the files of a set under their names, fetching
+// what is not here. The files must not be changed.
+func (l *Library) Folder(ctx context.Context, set fileset.Set) (string, error) {
+	dir := filepath.Join(l.cache, "sets", set.Digest())
+	if whole(dir, set) {
+		return dir, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "making-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	for _, f := range set {
+		path, err := l.store.Local(ctx, blob.FileKey(f.SHA256), f.SHA256)
+		if err != nil {
+			return "", err
+		}
+		link := filepath.Join(tmp, filepath.FromSlash(f.Name))
+		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+			return "", err
+		}
+		if err := os.Symlink(path, link); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		// Another process made it first, or an old one points at files that have moved.
+		if whole(dir, set) {
+			return dir, nil
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return "", err
+		}
+		if err := os.Rename(tmp, dir); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+func whole(dir string, set fileset.Set) bool {
+	for _, f := range set {
+		if st, err := os.Stat(filepath.Join(dir, filepath.FromSlash(f.Name))); err != nil || st.Size() != f.Bytes {
+			return false
+		}
+	}
+	return true
+}
+
+// unreadable says what is wrong with imported files.
+func unreadable(kind, path string, err error) error {
+	var p *problem.Error
+	if errors.As(err, &p) {
+		return err
+	}
+	out := problem.New(problem.Invalid, "unreadable_"+kind, "%s", err.Error())
+	out.Err = err
+	return out.With("path", path)
+}
