@@ -162,8 +162,11 @@ const minDecoderNorm = 1e-8
 
 // FoldDecoderNorm gives the rows of W_dec the norm 1 and multiplies W_enc's columns, b_enc and the threshold by what the norms
 // were, so that activations have the size of what they add to the output. A top-k choice would change unless the SAE weighs by
-// the norms anyway: then it is a FoldError.
+// the norms anyway: without that it is a FoldError. A second fold changes nothing.
 func (s *SAE) FoldDecoderNorm() error {
+	if slices.Contains(s.Config.Folds, FoldDecoder) {
+		return nil
+	}
 	if s.Config.K > 0 && !s.Config.RescaleActsByDecoderNorm {
 		return &FoldError{Fact: "decoder norms cannot be folded into a top-k SAE without rescale_acts_by_decoder_norm: it would choose other latents"}
 	}
