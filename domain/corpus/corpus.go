@@ -4,10 +4,6 @@
 package corpus
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-
 	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/domain/problem"
 )
@@ -26,24 +22,11 @@ const (
 
 // Options is everything but the dataset and the tokenizer that a corpus depends on.
 type Options struct {
-	Mode          Mode  `json:"mode"`
-	ContextLength int   `json:"context_length"`
-	PrependBOS    bool  `json:"prepend_bos"`
-	BOS           int32 `json:"bos"`       // the token that is inserted; -1 where none is
-	Separator     int32 `json:"separator"` // between packed documents; -1 where none is
-	Seed          int64 `json:"seed"`      // of the permutation of the rows
-}
-
-// ID is sha256(dataset digest ‖ tokenizer digest ‖ options), in hexadecimal.
-func ID(datasetDigest, tokenizerDigest string, o Options) string {
-	b, _ := json.Marshal(o) // a struct of plain fields always has a JSON form
-	h := sha256.New()
-	h.Write([]byte(datasetDigest))
-	h.Write([]byte{0})
-	h.Write([]byte(tokenizerDigest))
-	h.Write([]byte{0})
-	h.Write(b)
-	return hex.EncodeToString(h.Sum(nil))
+	Mode          Mode   `json:"mode"`
+	ContextLength int    `json:"context_length"`
+	PrependBOS    bool   `json:"prepend_bos"`
+	BOS           int32  `json:"bos"`  // the token that is inserted; −1 where none is
+	Seed          uint64 `json:"seed"` // of the order of the rows
 }
 
 // Requested says that a corpus should have at least so many sequences. It opens the work on chunk FirstChunk.
