@@ -36,7 +36,7 @@ func hashFile(path string) (hash.Hash, error) {
 	if err != nil {
 		return nil, missing(path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	h := sha256.New()
 	_, err = io.CopyBuffer(h, f, make([]byte, 1<<20))
 	return h, err

@@ -179,7 +179,7 @@ func FuzzGGUF(f *testing.F) {
 		if err != nil {
 			return
 		}
-		defer g.Close()
+		defer shut(t, g)
 		for _, name := range g.TensorNames() {
 			_, _ = g.Tensor(name)
 		}

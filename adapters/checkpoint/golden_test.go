@@ -1,6 +1,7 @@
 package checkpoint_test
 
 import (
+	"io"
 	"math"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,11 @@ func openGolden(t *testing.T, parts ...string) *checkpoint.Safetensors {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
+}
+
+func shut(t testing.TB, c io.Closer) {
+	t.Helper()
+	require.NoError(t, c.Close())
 }
 
 func floats(t *testing.T, s *checkpoint.Safetensors, name string) []float32 {
@@ -54,8 +60,8 @@ func TestFloatsConvertAsTorchDoes(t *testing.T) {
 		require.Len(t, got, len(want))
 		for i := range want {
 			w := math.Float32frombits(uint32(int32(want[i])))
-			if w != w {
-				require.True(t, got[i] != got[i], "%s[%d] should be NaN", name, i) // torch sets the quiet bit of a signalling NaN; we keep the payload
+			if math.IsNaN(float64(w)) {
+				require.True(t, math.IsNaN(float64(got[i])), "%s[%d] should be NaN", name, i) // torch sets the quiet bit of a signalling NaN; we keep the payload
 				continue
 			}
 			require.Equal(t, math.Float32bits(w), math.Float32bits(got[i]), "%s[%d]", name, i)
@@ -83,7 +89,7 @@ func TestQuantisedTensorsAreBitForBitWhatGgufReads(t *testing.T) {
 	want := openGolden(t, "quant", "want.safetensors")
 	g, err := checkpoint.OpenGGUF(filepath.Join("testdata", "quant", "types.gguf"))
 	require.NoError(t, err)
-	defer g.Close()
+	defer shut(t, g)
 	for _, name := range want.Names() {
 		got, err := g.Tensor(name)
 		require.NoError(t, err)
@@ -105,10 +111,10 @@ func TestAModelIsTheSameFromItsFolderAndFromGGUF(t *testing.T) {
 			t.Parallel()
 			folder, err := checkpoint.OpenModel(filepath.Join("testdata", "llama", name))
 			require.NoError(t, err)
-			defer folder.Close()
+			defer shut(t, folder)
 			file, err := checkpoint.OpenModel(filepath.Join("testdata", "llama", name+".gguf"))
 			require.NoError(t, err)
-			defer file.Close()
+			defer shut(t, file)
 			require.Nil(t, folder.GGUF())
 			require.NotNil(t, file.GGUF())
 
@@ -149,7 +155,7 @@ func TestAShardedModelNamesAllItsFiles(t *testing.T) {
 	t.Parallel()
 	m, err := checkpoint.OpenModel("testdata/llama/untied")
 	require.NoError(t, err)
-	defer m.Close()
+	defer shut(t, m)
 	var names []string
 	for _, f := range m.Files() {
 		require.True(t, filepath.IsAbs(f))
@@ -162,7 +168,7 @@ func TestAGGUFGivesItsTokenizer(t *testing.T) {
 	t.Parallel()
 	m, err := checkpoint.OpenModel("testdata/llama/tied.gguf")
 	require.NoError(t, err)
-	defer m.Close()
+	defer shut(t, m)
 	tok, err := m.GGUF().Tokenizer()
 	require.NoError(t, err)
 	require.Equal(t, "gpt2", tok.Model)
@@ -278,7 +284,7 @@ func TestSAEConfigsSayWhatSAELensMeant(t *testing.T) {
 			t.Parallel()
 			s, err := checkpoint.OpenSAE(filepath.Join("testdata", "sae", c.folder))
 			require.NoError(t, err)
-			defer s.Close()
+			defer shut(t, s)
 			c.change(&c.base)
 			sum, err := checkpoint.HashFiles(s.Config.Files)
 			require.NoError(t, err)
@@ -292,7 +298,7 @@ func TestSAEsTrainedWithBatchTopKOpenAsJumpReLU(t *testing.T) {
 	t.Parallel()
 	s, err := checkpoint.OpenSAE("testdata/sae/batchtopk")
 	require.NoError(t, err)
-	defer s.Close()
+	defer shut(t, s)
 	require.Equal(t, "jumprelu", s.Config.Architecture)
 	for _, v := range s.Threshold {
 		require.Equal(t, float32(0.25), v)
@@ -303,7 +309,7 @@ func TestSparsityIsReadWhereItIsThere(t *testing.T) {
 	t.Parallel()
 	s, err := checkpoint.OpenSAE("testdata/sae/standard")
 	require.NoError(t, err)
-	defer s.Close()
+	defer shut(t, s)
 	values, ok := s.Sparsity()
 	require.True(t, ok)
 	require.Len(t, values, 10)
@@ -311,7 +317,7 @@ func TestSparsityIsReadWhereItIsThere(t *testing.T) {
 
 	other, err := checkpoint.OpenSAE("testdata/sae/topk")
 	require.NoError(t, err)
-	defer other.Close()
+	defer shut(t, other)
 	_, ok = other.Sparsity()
 	require.False(t, ok)
 }

@@ -29,7 +29,7 @@ func mapFile(path string) (*mapped, error) {
 	if err != nil {
 		return nil, missing(path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,7 +89,7 @@ func hasMagic(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	magic := make([]byte, len(ggufMagic))
 	n, _ := f.Read(magic)
 	return string(magic[:n]) == ggufMagic
@@ -162,7 +163,7 @@ func checkFinite(path, name string, values []float32) error {
 	inParallel(len(values), func(from, to int) {
 		n, at := 0, len(values)
 		for i, v := range values[from:to] {
-			if v-v != 0 { // true for NaN and ±Inf only
+			if math.Float32bits(v)&0x7f800000 == 0x7f800000 { // the exponent of NaN and ±Inf only
 				if n == 0 {
 					at = from + i
 				}

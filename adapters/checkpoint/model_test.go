@@ -46,7 +46,7 @@ func editTensors(t testing.TB, path string, change func(tensors map[string]check
 	t.Helper()
 	s, err := checkpoint.OpenSafetensors(path)
 	require.NoError(t, err)
-	defer s.Close()
+	defer shut(t, s)
 	tensors := map[string]checkpoint.Tensor{}
 	for _, name := range s.Names() {
 		tensor, err := s.Tensor(name)
@@ -156,7 +156,7 @@ func TestConfigurationsOfAllSpellingsAreRead(t *testing.T) {
 			editJSON(t, filepath.Join(folder, "config.json"), c.change)
 			m, err := checkpoint.OpenModel(folder)
 			require.NoError(t, err)
-			defer m.Close()
+			defer shut(t, m)
 			c.check(t, m.Config())
 		})
 	}
@@ -252,7 +252,7 @@ func TestAModelSavedWithoutItsHeadPrefixIsRead(t *testing.T) {
 	})
 	m, err := checkpoint.OpenModel(folder)
 	require.NoError(t, err)
-	defer m.Close()
+	defer shut(t, m)
 	tensor, err := m.Tensor("model.layers.1.mlp.down_proj.weight")
 	require.NoError(t, err)
 	require.Equal(t, []int{32, 64}, tensor.Shape)
@@ -269,7 +269,7 @@ func TestNaNInAModelIsFound(t *testing.T) {
 	})
 	m, err := checkpoint.OpenModel(folder)
 	require.NoError(t, err)
-	defer m.Close()
+	defer shut(t, m)
 	err = m.CheckFinite()
 	var bad *checkpoint.NonFiniteError
 	require.ErrorAs(t, err, &bad)
@@ -298,7 +298,7 @@ func FuzzModelConfig(f *testing.F) {
 			require.NotEmpty(t, err.Error())
 			return
 		}
-		defer m.Close()
+		defer shut(t, m)
 		for _, name := range m.Names() {
 			_, err := m.Tensor(name)
 			require.NoError(t, err)

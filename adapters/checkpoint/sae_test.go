@@ -164,7 +164,7 @@ func TestTheActivationScaleComesFromTheCallerOrTheFileAndNeverFromAGuess(t *test
 				return
 			}
 			require.NoError(t, err)
-			defer s.Close()
+			defer shut(t, s)
 			require.Equal(t, c.factor, s.Config.ScalingFactor)
 			require.Equal(t, "none", s.Config.Normalization)
 			used := len(s.Config.Files) == 3
@@ -177,7 +177,7 @@ func TestFoldsAreRefusedWhereTheyWouldChangeTheResult(t *testing.T) {
 	t.Parallel()
 	s, err := checkpoint.OpenSAE("testdata/sae/topk")
 	require.NoError(t, err)
-	defer s.Close()
+	defer shut(t, s)
 	var fold *checkpoint.FoldError
 	require.ErrorAs(t, s.FoldDecoderNorm(), &fold)
 	var unwanted *checkpoint.ScaleNotWantedError
@@ -185,7 +185,7 @@ func TestFoldsAreRefusedWhereTheyWouldChangeTheResult(t *testing.T) {
 
 	s, err = checkpoint.OpenSAE("testdata/sae/jumprelu-expected-average")
 	require.NoError(t, err)
-	defer s.Close()
+	defer shut(t, s)
 	require.ErrorContains(t, s.FoldScalingFactor(2), "folded into this SAE already")
 	require.NoError(t, s.FoldDecoderNorm())
 	once := append([]float32{}, s.WEnc...)
@@ -305,7 +305,7 @@ func FuzzSAEConfig(f *testing.F) {
 			require.NotEmpty(t, err.Error())
 			return
 		}
-		defer s.Close()
+		defer shut(t, s)
 		_, err = json.Marshal(s.Config)
 		require.NoError(t, err)
 		require.NoError(t, s.FoldDecoderNorm())

@@ -174,7 +174,7 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close()
+		defer func() { _ = s.Close() }()
 		if got := s.Metadata(); len(got) != len(metadata) || fmt.Sprint(got) != fmt.Sprint(metadata) {
 			t.Fatalf("metadata %v, read back %v", metadata, got)
 		}
@@ -204,7 +204,7 @@ func FuzzSafetensors(f *testing.F) {
 		if err != nil {
 			return
 		}
-		defer s.Close()
+		defer shut(t, s)
 		for _, name := range s.Names() {
 			tensor, err := s.Tensor(name)
 			require.NoError(t, err)

@@ -18,7 +18,7 @@ func TestSmolLM2OpensWithTheRightShapesAndTokenizer(t *testing.T) {
 	}
 	m, err := checkpoint.OpenModel(path)
 	require.NoError(t, err)
-	defer m.Close()
+	defer shut(t, m)
 	c := m.Config()
 	require.Equal(t, 30, c.Layers)
 	require.Equal(t, 576, c.DModel)
