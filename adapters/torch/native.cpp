@@ -1,0 +1,102 @@
+#include "native.h"
+
+#include <dlfcn.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <atomic>
+#include <exception>
+#include <string>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/version.h>
+
+static char *copy(const std::string &text) { return strdup(text.c_str()); }
+
+template <typename F> static char *guarded(F f) {
+  try {
+    f();
+    return nullptr;
+  } catch (const c10::Error &e) {
+    return copy(e.what_without_backtrace());
+  } catch (const std::exception &e) {
+    return copy(e.what());
+  } catch (...) {
+    return copy("unknown C++ exception");
+  }
+}
+
+// Looked up, not linked: a libtorch that was built without MKL has none of them.
+template <typename F> static F symbol(const char *name) {
+  return reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+}
+
+extern "C" {
+
+// MKL refuses its AVX-512 (and AVX2) kernels on CPUs that Intel did not make: half the speed on AMD.
+// It asks this function, which the linker lets a program replace.
+static std::atomic<int> asked_for_maker{0};
+__attribute__((visibility("default"))) int mkl_serv_intel_cpu_true(void) {
+  asked_for_maker.store(1, std::memory_order_relaxed);
+  return 1;
+}
+int fm_mkl_switch_used(void) { return asked_for_maker.load(std::memory_order_relaxed); }
+
+int fm_mkl_set_branch(int branch) {
+  auto set = symbol<int (*)(int)>("mkl_serv_cbwr_set");
+  return set ? set(branch) : 1000;
+}
+
+int fm_mkl_branch(void) {
+  auto get = symbol<int (*)(int)>("mkl_serv_cbwr_get");
+  return get ? get(1 /* MKL_CBWR_BRANCH */) : 0;
+}
+
+void fm_set_threads(int threads) { at::set_num_threads(threads); }
+int fm_threads(void) { return at::get_num_threads(); }
+
+// Freed tensors of some MB go back to the system instead of staying in the heap: glibc raises its
+// threshold each time such a block is freed, unless it is set.
+void fm_keep_allocator_flat(void) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_TRIM_THRESHOLD, 8 << 20);
+}
+
+char *fm_load_library(const char *name) {
+  if (dlopen(name, RTLD_NOW | RTLD_GLOBAL))
+    return nullptr;
+  return copy(dlerror());
+}
+
+char *fm_libtorch_version(void) { return copy(TORCH_VERSION); }
+char *fm_cpu_capability(void) { return copy(at::get_cpu_capability()); }
+
+// "Intel(R) oneAPI Math Kernel Library Version 2022.2-Product Build 20220804 for ...", or nothing.
+char *fm_mkl_version(void) { return copy(at::hasMKL() ? at::get_mkl_version() : ""); }
+
+char *fm_from_blob(void *data, const int64_t *shape, const int64_t *strides, int dims, int dtype,
+                   void **out) {
+  return guarded([&] {
+    auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype));
+    *out = new at::Tensor(
+        at::from_blob(data, at::IntArrayRef(shape, dims), at::IntArrayRef(strides, dims), options));
+  });
+}
+
+// gotch passes an undefined mask, which libtorch refuses; with a real mask the fused kernels are
+// out of reach.
+char *fm_causal_attention(void *q, void *k, void *v, void **out) {
+  return guarded([&] {
+    *out = new at::Tensor(at::scaled_dot_product_attention(
+        *static_cast<at::Tensor *>(q), *static_cast<at::Tensor *>(k),
+        *static_cast<at::Tensor *>(v), c10::nullopt, 0.0, /*is_causal=*/true));
+  });
+}
+
+} // extern "C"

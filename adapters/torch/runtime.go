@@ -1,0 +1,235 @@
+package torch
+
+// #cgo CXXFLAGS: -std=c++17 -O3
+// #cgo LDFLAGS: -ltorch -ltorch_cpu -lc10 -ldl
+// #include <stdlib.h>
+// #include "native.h"
+// #include "kernels.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Options say what a runtime computes with.
+type Options struct {
+	Device  string // "cpu" (also "") or "cuda:N"
+	Threads int    // of one operation on the CPU; 0 = all cores that the process may use
+}
+
+// Profile is what a number may depend on beside model, SAE and input: two runtimes with equal
+// profiles give equal bits.
+type Profile struct {
+	Device   string `json:"device"` // "cpu", "cuda:0"
+	DType    string `json:"dtype"`  // "float32"
+	Threads  int    `json:"threads"`
+	ISA      string `json:"isa"`      // of our own kernels: "avx512", "avx2", "baseline"
+	Libtorch string `json:"libtorch"` // "2.1.1"
+	MKL      string `json:"mkl"`      // "2022.2", "" = none inside
+	Branch   string `json:"branch"`   // MKL_CBWR branch in force: "AVX512", "AVX2", …
+}
+
+// DeviceError says that a device cannot be had, and why.
+type DeviceError struct{ Device, Reason string }
+
+func (e *DeviceError) Error() string { return fmt.Sprintf("device %q: %s", e.Device, e.Reason) }
+
+// ErrClosed is returned by everything that is used after Close.
+var ErrClosed = errors.New("the libtorch runtime is closed")
+
+// Runtime owns the one OS thread on which libtorch works. OpenMP keeps a pool of threads for each
+// OS thread that starts parallel work, and libtorch's error text is thread-local: work from many
+// threads would multiply the first and lose the second.
+type Runtime struct {
+	profile Profile
+	device  device
+	work    chan func()
+	stop    chan struct{}
+	done    chan struct{}
+	once    sync.Once
+}
+
+// Start sets up libtorch: threads, MKL's branch, the allocator. The settings are the process's, so
+// one runtime a process is the rule. Close it to end its thread.
+func Start(o Options) (*Runtime, error) {
+	d, err := parseDevice(o.Device)
+	if err != nil {
+		return nil, err
+	}
+	if o.Threads < 0 {
+		return nil, fmt.Errorf("threads: %d, want 1 or more (0 = all cores)", o.Threads)
+	}
+	if o.Threads == 0 {
+		o.Threads = runtime.NumCPU()
+	}
+	r := &Runtime{device: d, work: make(chan func()), stop: make(chan struct{}), done: make(chan struct{})}
+	started := make(chan error)
+	go r.loop(o, started)
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Profile is the compute profile in force.
+func (r *Runtime) Profile() Profile { return r.profile }
+
+// Close waits for the work in hand and ends the thread. Models and SAEs must be closed before.
+func (r *Runtime) Close() error {
+	r.once.Do(func() { close(r.stop) })
+	<-r.done
+	return nil
+}
+
+func (r *Runtime) loop(o Options, started chan<- error) {
+	runtime.LockOSThread() // never unlocked: the OS thread ends with the goroutine
+	defer close(r.done)
+	err := r.setUp(o)
+	started <- err
+	if err != nil {
+		return
+	}
+	for {
+		select {
+		case f := <-r.work:
+			f()
+		case <-r.stop:
+			return
+		}
+	}
+}
+
+func (r *Runtime) setUp(o Options) error {
+	C.fm_keep_allocator_flat()
+	// Before any other call into MKL: later it would refuse the change.
+	for _, branch := range []C.int{C.FM_CBWR_AVX512, C.FM_CBWR_AVX2} {
+		if C.fm_mkl_set_branch(branch) == 0 {
+			break
+		}
+	}
+	C.fm_set_threads(C.int(o.Threads))
+	lib.AtGradSetEnabled(0)
+	if err := r.device.open(); err != nil {
+		return err
+	}
+	r.profile = Profile{
+		Device:   r.device.String(),
+		DType:    "float32",
+		Threads:  int(C.fm_threads()),
+		ISA:      C.GoString(C.fm_kernels_isa()),
+		Libtorch: goString(C.fm_libtorch_version()),
+		MKL:      mklVersion(goString(C.fm_mkl_version())),
+		Branch:   branchName(int(C.fm_mkl_branch())),
+	}
+	return nil
+}
+
+// do runs f on the runtime's thread, in a scope that is freed when f returns.
+func (r *Runtime) do(ctx context.Context, f func(*scope) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	result := make(chan error, 1)
+	job := func() {
+		s := &scope{ctx: ctx, device: r.device}
+		defer s.free()
+		err := f(s)
+		if err == nil {
+			err = s.err
+		}
+		result <- err
+	}
+	select {
+	case r.work <- job:
+		return <-result
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.done:
+		return ErrClosed
+	}
+}
+
+// device is gotch's number: −1 for the CPU, n for cuda:n.
+type device int
+
+const cpu device = -1
+
+func parseDevice(name string) (device, error) {
+	if name == "" || name == "cpu" {
+		return cpu, nil
+	}
+	number, isCUDA := strings.CutPrefix(name, "cuda:")
+	if name == "cuda" {
+		number, isCUDA = "0", true
+	}
+	n, err := strconv.Atoi(number)
+	if !isCUDA || err != nil || n < 0 {
+		return 0, &DeviceError{Device: name, Reason: "not known; it is cpu or cuda:N"}
+	}
+	return device(n), nil
+}
+
+func (d device) String() string {
+	if d == cpu {
+		return "cpu"
+	}
+	return fmt.Sprintf("cuda:%d", int(d))
+}
+
+// open loads CUDA's part of libtorch only when it is asked for, so that one binary runs with and
+// without a GPU.
+func (d device) open() error {
+	if d == cpu {
+		return nil
+	}
+	for _, name := range []string{"libc10_cuda.so", "libtorch_cuda.so"} {
+		text := C.CString(name)
+		message := C.fm_load_library(text)
+		C.free(unsafe.Pointer(text))
+		if message != nil {
+			return &DeviceError{Device: d.String(), Reason: "this libtorch has no CUDA part: " + goString(message)}
+		}
+	}
+	if n := int(lib.AtcCudaDeviceCount()); n <= int(d) {
+		return &DeviceError{Device: d.String(), Reason: fmt.Sprintf("%d CUDA devices are visible", n)}
+	}
+	return nil
+}
+
+// goString takes over a C string that the callee allocated.
+func goString(text *C.char) string {
+	if text == nil {
+		return ""
+	}
+	defer C.free(unsafe.Pointer(text))
+	return C.GoString(text)
+}
+
+func mklVersion(text string) string {
+	if found := regexp.MustCompile(`Version ([0-9][0-9.]*)`).FindStringSubmatch(text); found != nil {
+		return found[1]
+	}
+	return text
+}
+
+// branchName follows mkl_cbwr.h.
+func branchName(branch int) string {
+	names := map[int]string{1: "OFF", 2: "AUTO", 3: "COMPATIBLE", 9: "AVX", 10: "AVX2", 11: "AVX512_MIC", 12: "AVX512", 13: "AVX512_MIC_E1", 14: "AVX512_E1"}
+	if name, ok := names[branch]; ok {
+		return name
+	}
+	return strconv.Itoa(branch)
+}
+
+// mklSwitchUsed says whether MKL asked this program, not itself, who made the CPU.
+func mklSwitchUsed() bool { return C.fm_mkl_switch_used() != 0 }
