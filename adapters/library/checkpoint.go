@@ -65,7 +65,7 @@ func (l *Library) Model(ctx context.Context, path string) (facts model.Facts, na
 		if err != nil {
 			return facts, "", unreadable("model", path, err)
 		}
-		built, err := tokenizer.FromGGUF(tokenizer.GGUF{Model: tok.Model, Pre: tok.Pre, Tokens: tok.Tokens, TokenTypes: tok.Types, Merges: tok.Merges, BOS: tok.BOS, EOS: tok.EOS, AddBOS: tok.AddBOS, AddEOS: tok.AddEOS})
+		built, err := tokenizer.FromGGUF(tok)
 		if err != nil {
 			return facts, "", unreadable("model", path, err)
 		}

@@ -280,22 +280,22 @@ func oneWinner(b *bench) {
 	b.equal([]int{1, 19}, []int{won, lost})
 }
 
-// race starts n calls at once and reports their results one after the other.
+// race starts n calls at once and then reports their results one after the other.
 func (b *bench) race(n int, do func(i int) error, result func(i int, err error)) {
 	var all sync.WaitGroup
-	var mu sync.Mutex
+	errs := make([]error, n)
 	start := make(chan struct{})
 	for i := range n {
 		all.Go(func() {
 			<-start
-			err := do(i)
-			mu.Lock()
-			defer mu.Unlock()
-			result(i, err)
+			errs[i] = do(i)
 		})
 	}
 	close(start)
 	all.Wait()
+	for i, err := range errs {
+		result(i, err)
+	}
 }
 
 func replay(b *bench) {

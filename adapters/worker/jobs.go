@@ -1,0 +1,266 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/featuremill/featuremill/adapters/blob"
+	"github.com/featuremill/featuremill/adapters/library"
+	"github.com/featuremill/featuremill/adapters/postings"
+	"github.com/featuremill/featuremill/domain/command"
+	"github.com/featuremill/featuremill/domain/corpus"
+	"github.com/featuremill/featuremill/domain/dataset"
+	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
+	"github.com/featuremill/featuremill/domain/facts"
+	"github.com/featuremill/featuremill/domain/model"
+	"github.com/featuremill/featuremill/domain/sae"
+	"github.com/featuremill/featuremill/domain/training"
+)
+
+// Engine runs models and SAEs. It is libtorch in cmd/extractor.
+type Engine interface {
+	Profile() extraction.ComputeProfile
+	// Open loads a model up to the SAE's hook, and the SAE. A *Failure says why they cannot be run.
+	Open(ctx context.Context, p Pair) (Encoder, error)
+	// Tokenizer loads a tokenizer.json.
+	Tokenizer(path string) (Tokenizer, error)
+}
+
+// Pair is a model and an SAE as files on this machine.
+type Pair struct {
+	ModelDir string
+	Model    model.Facts
+	SAEDir   string
+	SAE      sae.Facts
+	Fold     string // none | decoder-norm
+}
+
+// Tokenizer is a tokenizer with its vocabulary.
+type Tokenizer interface {
+	corpus.Tokenizer
+	Vocabulary() []corpus.Token
+	Close() error
+}
+
+// SelfTestInput is what a self-test runs on.
+type SelfTestInput struct {
+	Sequences  [][]int32 // without any inserted BOS, of at most the context length
+	Context    int
+	BOS        int32 // −1 = the tokenizer has none to insert
+	PrependBOS *bool // nil = try both and keep the lower FVU
+	SkipFirst  int
+	Exclude    []int32
+	Tokens     int // counted tokens to measure on
+}
+
+// Encoder is a loaded model with its SAE.
+type Encoder interface {
+	SelfTest(ctx context.Context, in SelfTestInput) (extraction.SelfTest, error)
+	// Batch runs sequences and appends their postings in the order of (sequence, offset, latent), with
+	// sequence = the index in the batch. norms[i][j] = ‖x‖₂ of token j of sequence i at the hook.
+	Batch(ctx context.Context, sequences [][]int32, out *postings.Columns) (norms [][]float32, err error)
+	Close() error
+}
+
+// Worker does plans, corpus chunks and segments.
+type Worker struct {
+	commands *command.Handler
+	leases   eventlog.Leases
+	store    blob.Store
+	library  *library.Library
+	engine   Engine
+	name     string
+
+	mu     sync.Mutex
+	loaded struct {
+		digests string
+		encoder Encoder
+	}
+	tokenizers map[string]Tokenizer
+	shards     shardCache
+}
+
+// New returns a worker. The name stands in events.
+func New(commands *command.Handler, leases eventlog.Leases, store blob.Store, lib *library.Library, engine Engine, name string) *Worker {
+	return &Worker{commands: commands, leases: leases, store: store, library: lib, engine: engine, name: name, tokenizers: map[string]Tokenizer{}}
+}
+
+// Jobs returns the jobs by the kind of work.
+func (w *Worker) Jobs() map[string]Job {
+	return map[string]Job{facts.PlanWork: job(w.plan), facts.CorpusWork: job(w.corpus), facts.SegmentWork: job(w.segment)}
+}
+
+// Capabilities returns the requirements that this worker meets.
+func (w *Worker) Capabilities() []string { return []string{w.engine.Profile().Requirement()} }
+
+// Close frees what is loaded.
+func (w *Worker) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var errs []error
+	if w.loaded.encoder != nil {
+		errs = append(errs, w.loaded.encoder.Close())
+		w.loaded.encoder = nil
+	}
+	for _, t := range w.tokenizers {
+		errs = append(errs, t.Close())
+	}
+	clear(w.tokenizers)
+	return errors.Join(append(errs, w.shards.close())...)
+}
+
+type job func(context.Context, *Task) error
+
+func (j job) Do(ctx context.Context, t *Task) error { return j(ctx, t) }
+
+func (w *Worker) call(t *Task) command.Call {
+	return command.Call{Metadata: event.Metadata{Actor: "worker " + w.name, CorrelationID: t.Lease.Work.Subject}}
+}
+
+// Fail records that work cannot be done. It is Config.OnFailure.
+func (w *Worker) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) error {
+	call := w.call(&Task{Lease: lease})
+	if lease.Work.Kind == facts.CorpusWork {
+		_, err := w.commands.FailCorpus(ctx, call, lease, corpus.Failed{Chunk: lease.Work.Index, Code: f.Code, Detail: f.Detail})
+		return err
+	}
+	_, err := w.commands.FailWork(ctx, call, lease, lease.Work.Subject, extraction.Failed{Code: f.Code, Detail: f.Detail, Segment: segmentOf(lease.Work), Resumable: f.Resumable})
+	return err
+}
+
+// Lost records that work was lost too often. It is Config.OnLost.
+func (w *Worker) Lost(ctx context.Context, lost eventlog.Lost) error {
+	call := w.call(&Task{Lease: eventlog.Lease{Work: lost.Work}})
+	detail := fmt.Sprintf("%s was given to %d workers and none came back: they were killed, ran out of memory, or hung; resume when that is mended", lost.Work, lost.Attempts)
+	if lost.Work.Kind == facts.CorpusWork {
+		_, err := w.commands.FailLostCorpus(ctx, call, lost.Work.Subject, corpus.Failed{Chunk: lost.Work.Index, Code: "worker_lost", Detail: detail})
+		return err
+	}
+	_, err := w.commands.FailExtraction(ctx, call, lost.Work.Subject, extraction.Failed{Code: "worker_lost", Detail: detail, Segment: segmentOf(lost.Work), Resumable: true})
+	return err
+}
+
+func segmentOf(work eventlog.Work) *int {
+	if work.Kind != facts.SegmentWork {
+		return nil
+	}
+	return &work.Index
+}
+
+// inputs is everything that an extraction is made of, as the log has it.
+type inputs struct {
+	extraction extraction.State
+	model      model.Facts
+	sae        sae.Facts
+	dataset    dataset.Facts
+}
+
+func (w *Worker) inputs(ctx context.Context, id string) (in inputs, err error) {
+	if in.extraction, _, err = command.Load[extraction.State](ctx, w.commands, extraction.Stream(id)); err != nil {
+		return in, err
+	}
+	r := in.extraction.Request
+	m, _, err := command.Load[model.State](ctx, w.commands, model.Stream(r.ModelID))
+	if err != nil {
+		return in, err
+	}
+	d, _, err := command.Load[dataset.State](ctx, w.commands, dataset.Stream(r.DatasetID))
+	if err != nil {
+		return in, err
+	}
+	in.model, in.dataset = m.Facts, d.Facts
+	if saeID := r.Source.SAEID(); saeID != "" {
+		s, _, err := command.Load[sae.State](ctx, w.commands, sae.Stream(saeID))
+		if err != nil {
+			return in, err
+		}
+		in.sae = s.Facts
+		return in, nil
+	}
+	t, _, err := command.Load[training.State](ctx, w.commands, training.Stream(r.Source.TrainingID()))
+	if err != nil {
+		return in, err
+	}
+	for _, one := range t.SAEs {
+		if one.Path == r.SAEPath {
+			in.sae = one.Facts
+			return in, nil
+		}
+	}
+	return in, &Failure{Code: "sae_missing", Detail: fmt.Sprintf("training %s has no SAE at %q", r.Source.TrainingID(), r.SAEPath)}
+}
+
+// open returns the loaded pair; the one that was loaded before is kept while it is the same.
+func (w *Worker) open(ctx context.Context, in inputs) (Encoder, error) {
+	digests := in.model.Files.Digest() + in.sae.Files.Digest() + in.extraction.Request.Config.Fold
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.loaded.encoder != nil && w.loaded.digests == digests {
+		return w.loaded.encoder, nil
+	}
+	if w.loaded.encoder != nil {
+		err := w.loaded.encoder.Close()
+		w.loaded.encoder = nil
+		if err != nil {
+			return nil, err
+		}
+	}
+	modelDir, err := w.library.Folder(ctx, in.model.Files)
+	if err != nil {
+		return nil, missing("the model's files", err)
+	}
+	saeDir, err := w.library.Folder(ctx, in.sae.Files)
+	if err != nil {
+		return nil, missing("the SAE's files", err)
+	}
+	e, err := w.engine.Open(ctx, Pair{ModelDir: modelDir, Model: in.model, SAEDir: saeDir, SAE: in.sae, Fold: in.extraction.Request.Config.Fold})
+	if err != nil {
+		return nil, err
+	}
+	w.loaded.encoder, w.loaded.digests = e, digests
+	return e, nil
+}
+
+func missing(what string, err error) error {
+	return &Failure{Code: "files_missing", Detail: what + " are not in the store: import them again, or put the store back, and resume", Resumable: true, Err: err}
+}
+
+func (w *Worker) tokenizer(ctx context.Context, m model.Facts) (Tokenizer, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.tokenizers[m.Tokenizer]; t != nil {
+		return t, nil
+	}
+	path, err := w.store.Local(ctx, blob.FileKey(m.Tokenizer), m.Tokenizer)
+	if err != nil {
+		return nil, missing("the tokenizer's files", err)
+	}
+	t, err := w.engine.Tokenizer(path)
+	if err != nil {
+		return nil, &Failure{Code: "tokenizer_unreadable", Detail: err.Error(), Err: err}
+	}
+	w.tokenizers[m.Tokenizer] = t
+	return t, nil
+}
+
+// telemetry is what people see of running work.
+type telemetry struct {
+	Stage           string  `json:"stage"`
+	TokensDone      int64   `json:"tokens_done,omitempty"`
+	TokensTotal     int64   `json:"tokens_total,omitempty"`
+	TokensPerSecond float64 `json:"tokens_per_second,omitempty"`
+	Batch           int     `json:"current_batch,omitempty"`
+	Batches         int     `json:"total_batches,omitempty"`
+}
+
+func rate(tokens int64, since time.Time) float64 {
+	if s := time.Since(since).Seconds(); s > 0 {
+		return float64(tokens) / s
+	}
+	return 0
+}

@@ -1,0 +1,259 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/featuremill/featuremill/adapters/corpus"
+	"github.com/featuremill/featuremill/domain/command"
+	corpora "github.com/featuremill/featuremill/domain/corpus"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
+	"github.com/featuremill/featuremill/domain/facts"
+)
+
+const (
+	defaultContext   = 128
+	selfTestTokens   = 4096
+	maxSegmentTokens = 32_768
+	maxSegmentRows   = 8 << 20 // postings
+	minSegments      = 8
+	batchTokens      = 4096 // of one forward, where the batch size is auto
+)
+
+// plan tests the SAE on a sample of the text, sees that the corpus is there, and fixes the segments.
+func (w *Worker) plan(ctx context.Context, task *Task) error {
+	id := task.Lease.Work.Subject
+	in, err := w.inputs(ctx, id)
+	if err != nil {
+		return err
+	}
+	if in.extraction.Status != extraction.Queued {
+		return nil
+	}
+	if err := task.Batch(telemetry{Stage: "loading"}); err != nil {
+		return err
+	}
+	tokens, err := w.tokenizer(ctx, in.model)
+	if err != nil {
+		return err
+	}
+	encoder, err := w.open(ctx, in)
+	if err != nil {
+		return err
+	}
+	if err := task.Batch(telemetry{Stage: "self-test"}); err != nil {
+		return err
+	}
+	if in.extraction.SelfTest == nil {
+		tested, err := w.selfTest(ctx, in, tokens, encoder)
+		if err != nil {
+			return err
+		}
+		if _, err := w.commands.RecordSelfTest(ctx, w.call(task), task.Lease, id, tested); err != nil {
+			return err
+		}
+		if in.extraction, _, err = command.Load[extraction.State](ctx, w.commands, extraction.Stream(id)); err != nil {
+			return err
+		}
+		if in.extraction.Status != extraction.Queued {
+			return nil // the SAE does not fit: the extraction has failed with the reason
+		}
+	}
+	built, err := w.ensureCorpus(ctx, task, in)
+	if err != nil {
+		return err
+	}
+	planned, err := w.layOut(ctx, in, built)
+	if err != nil {
+		return err
+	}
+	_, err = w.commands.PlanExtraction(ctx, w.call(task), task.Lease, id, planned)
+	return err
+}
+
+func contextLength(in inputs) int {
+	n := in.extraction.Request.Config.ContextLength
+	if n == 0 {
+		n = in.sae.ContextLength
+	}
+	if n == 0 {
+		n = defaultContext
+	}
+	if in.model.Context > 0 {
+		n = min(n, in.model.Context)
+	}
+	return min(n, corpus.MaxContextLength)
+}
+
+// bos is the token that is inserted where one is: bos_token, else eos; −1 if the model names neither.
+func bos(in inputs) int32 {
+	switch {
+	case in.model.BOS != nil:
+		return int32(*in.model.BOS)
+	case in.model.EOS != nil:
+		return int32(*in.model.EOS)
+	}
+	return -1
+}
+
+func (w *Worker) selfTest(ctx context.Context, in inputs, tokens Tokenizer, encoder Encoder) (extraction.SelfTest, error) {
+	c := in.extraction.Request.Config
+	data, err := w.library.OpenDataset(ctx, in.dataset)
+	if err != nil {
+		return extraction.SelfTest{}, missing("the dataset's files", err)
+	}
+	defer func() { _ = data.Close() }()
+	n := contextLength(in)
+	chunk, err := corpus.Build(ctx, data, tokens, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, 0)
+	if err != nil {
+		return extraction.SelfTest{}, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
+	}
+	test := SelfTestInput{Context: n, BOS: bos(in), SkipFirst: c.SkipFirst, Exclude: c.ExcludeTokenIDs, Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
+	switch {
+	case c.PrependBOS != "auto":
+		forced := c.PrependBOS == "true"
+		test.PrependBOS = &forced
+	case in.dataset.Tokenised:
+		no := false // the ids are taken as they are
+		test.PrependBOS = &no
+	}
+	if test.PrependBOS != nil && *test.PrependBOS && test.BOS < 0 {
+		return extraction.SelfTest{}, &Failure{Code: "no_bos", Detail: "a BOS token is to be prepended, but the model names neither a bos nor an eos token: start with prepend_bos false"}
+	}
+	for fed := 0; len(chunk.Sequences) > len(test.Sequences) && fed < 2*selfTestTokens+n; {
+		s := chunk.Sequences[len(test.Sequences)].Tokens
+		test.Sequences = append(test.Sequences, s)
+		fed += len(s)
+	}
+	if len(test.Sequences) == 0 {
+		return extraction.SelfTest{}, &Failure{Code: "no_tokens", Detail: fmt.Sprintf("the first %d rows of the dataset give no sequence of 16 tokens or more", min(in.dataset.Rows, corpus.ChunkRows))}
+	}
+	return encoder.SelfTest(ctx, test)
+}
+
+// ensureCorpus asks for the corpus and waits until it is there. It builds chunks itself while nobody
+// else does: a single worker must not wait for itself.
+func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs) (corpora.State, error) {
+	none := corpora.State{}
+	t := in.extraction.SelfTest.SelfTest
+	c := in.extraction.Request.Config
+	options := corpora.Options{Mode: corpora.Mode(c.Mode), ContextLength: contextLength(in), PrependBOS: t.PrependBOS, BOS: -1, Seed: uint64(c.Seed)}
+	if t.PrependBOS {
+		options.BOS = t.BOS
+	}
+	data, err := w.library.OpenDataset(ctx, in.dataset)
+	if err != nil {
+		return none, missing("the dataset's files", err)
+	}
+	id, err := corpus.ID(ctx, data, in.model.Tokenizer, buildOptions(options))
+	if err := errors.Join(err, data.Close()); err != nil {
+		return none, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
+	}
+	request := corpora.Requested{
+		ID: id, DatasetID: in.extraction.Request.DatasetID, DatasetDigest: in.dataset.Files.Digest(), TokenizerSHA256: in.model.Tokenizer,
+		ModelID: in.extraction.Request.ModelID, Options: options, Sequences: in.extraction.Wanted,
+	}
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	retried := false
+	for {
+		state, _, err := command.Load[corpora.State](ctx, w.commands, corpora.Stream(id))
+		if err != nil {
+			return none, err
+		}
+		switch {
+		case state.Has(request.Sequences):
+			return state, nil
+		case state.Failure != nil && retried:
+			return none, &Failure{Code: "corpus_failed", Detail: fmt.Sprintf("chunk %d: %s", state.Failure.Chunk, state.Failure.Detail), Resumable: true}
+		case !state.Building:
+			retried = true // an old failure is tried again once: what it failed on may be mended
+			if _, err := w.commands.RequestCorpus(ctx, w.call(task), request); err != nil {
+				return none, err
+			}
+		}
+		if err := task.Batch(telemetry{Stage: "tokenising", TokensDone: state.Tokens}); err != nil {
+			return none, err
+		}
+		lease, err := w.leases.Claim(ctx, eventlog.Claim{Owner: task.Lease.Owner, Kinds: []string{facts.CorpusWork}, Subjects: []string{id}})
+		if err != nil {
+			return none, err
+		}
+		if lease == nil {
+			select {
+			case <-ctx.Done():
+				return none, ctx.Err()
+			case <-poll.C:
+			}
+			continue
+		}
+		if err := w.inline(ctx, task, *lease); err != nil {
+			return none, err
+		}
+	}
+}
+
+// inline does a corpus chunk inside the plan's task.
+func (w *Worker) inline(ctx context.Context, task *Task, lease eventlog.Lease) error {
+	inner := &Task{Lease: lease, stop: task.stop, lost: task.lost, reports: task.reports}
+	err := w.corpus(ctx, inner)
+	var failure *Failure
+	var fenced *eventlog.FencedError
+	switch {
+	case err == nil || errors.As(err, &fenced):
+		return nil
+	case errors.As(err, &failure):
+		return w.Fail(ctx, lease, failure)
+	}
+	return errors.Join(err, w.leases.ReleaseLease(context.WithoutCancel(ctx), lease))
+}
+
+// layOut cuts what is not planned yet into segments. Sizes come from the config and the self-test's L0
+// alone, never from a measured speed, so that two runs have equal plans.
+func (w *Worker) layOut(ctx context.Context, in inputs, built corpora.State) (extraction.Planned, error) {
+	planned, _ := in.extraction.Planned()
+	first, total := planned, min(in.extraction.Wanted, built.Sequences)
+	n := contextLength(in)
+	batch := in.extraction.Request.Config.BatchSize
+	if in.extraction.BatchSize > 0 {
+		batch = in.extraction.BatchSize
+	}
+	if batch == 0 {
+		batch = max(1, min(256, batchTokens/n))
+	}
+	part := extraction.Part{FirstSegment: in.extraction.Segments(), FirstSequence: first, Sequences: max(0, total-first)}
+	tokens := maxSegmentTokens
+	if l0 := in.extraction.SelfTest.SelfTest.L0All; l0 > 0 && !math.IsInf(l0, 0) {
+		tokens = min(tokens, int(maxSegmentRows/l0))
+	}
+	size := max(1, tokens/n)
+	if batches := (part.Sequences + batch - 1) / batch; batches >= minSegments {
+		size = min(size, (part.Sequences+minSegments-1)/minSegments)
+	}
+	if size > batch {
+		size -= size % batch // whole batches, so that no forward is run for a rest
+	}
+	part.SequencesPerSegment = size
+	if in.extraction.CorpusID != "" && in.extraction.CorpusID != built.Request.ID {
+		return extraction.Planned{}, &Failure{Code: "corpus_changed", Detail: "what was imported under these ids gives another corpus now"}
+	}
+	for seq := range w.sequences(ctx, built, first, part.Sequences) {
+		if seq.err != nil {
+			return extraction.Planned{}, seq.err
+		}
+		part.Tokens += int64(len(seq.sequence.Tokens))
+	}
+	return extraction.Planned{CorpusID: built.Request.ID, Part: part, BatchSize: batch, Profile: w.engine.Profile()}, nil
+}
+
+func buildOptions(o corpora.Options) corpus.Options {
+	b := corpus.Options{Mode: corpus.Mode(o.Mode), ContextLength: o.ContextLength, PrependBOS: o.PrependBOS, Seed: o.Seed}
+	if o.PrependBOS {
+		b.BOSID = o.BOS
+	}
+	return b
+}

@@ -1,0 +1,131 @@
+package wiring
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/fx"
+	"go.uber.org/fx/fxevent"
+
+	"github.com/featuremill/featuremill/adapters/blob"
+	"github.com/featuremill/featuremill/adapters/embedded"
+	"github.com/featuremill/featuremill/adapters/kafka"
+	"github.com/featuremill/featuremill/adapters/library"
+	"github.com/featuremill/featuremill/adapters/postgres"
+	"github.com/featuremill/featuremill/domain/command"
+	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/facts"
+)
+
+// Topic is where the log's copy goes.
+const Topic = kafka.Topic
+
+// Database is where PostgreSQL answers.
+type Database struct{ DSN string }
+
+// Brokers is where Kafka answers.
+type Brokers []string
+
+// Core provides the log, the commands, the store and the library, and starts the embedded PostgreSQL
+// and broker where none is configured.
+func Core(cfg Config) fx.Option {
+	return fx.Options(
+		fx.Supply(cfg),
+		fx.WithLogger(func(l *slog.Logger) fxevent.Logger { return quiet{l} }),
+		fx.StartTimeout(2*time.Minute),
+		fx.StopTimeout(time.Minute),
+		fx.Provide(newLogger, newDatabase, newBrokers, facts.Registry, newLog, newCommands, newStore, newLibrary,
+			func(l *postgres.Log) eventlog.Log { return l },
+			func(l *postgres.Log) eventlog.Leases { return l }),
+	)
+}
+
+func newLogger(cfg Config) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		level = slog.LevelInfo
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func newDatabase(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Database, error) {
+	if cfg.Database != "" {
+		return Database{cfg.Database}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	server, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{Dir: filepath.Join(cfg.State, "postgres"), Logger: log.With("part", "postgres")})
+	if err != nil {
+		return Database{}, err
+	}
+	lc.Append(fx.StopHook(server.Stop))
+	return Database{server.DSN()}, nil
+}
+
+func newBrokers(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Brokers, error) {
+	if len(cfg.Kafka) > 0 {
+		return cfg.Kafka, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{Dir: filepath.Join(cfg.State, "kafka"), Logger: log.With("part", "broker")})
+	if err != nil {
+		return nil, err
+	}
+	lc.Append(fx.StopHook(broker.Stop))
+	return broker.Addrs(), nil
+}
+
+func newLog(lc fx.Lifecycle, db Database, registry *event.Registry, log *slog.Logger) (*postgres.Log, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	l, err := postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, Logger: log.With("part", "log")})
+	if err != nil {
+		return nil, err
+	}
+	lc.Append(fx.StopHook(l.Close))
+	return l, nil
+}
+
+func newCommands(l eventlog.Log, registry *event.Registry) *command.Handler {
+	return command.NewHandler(l, registry, time.Now)
+}
+
+func newStore(lc fx.Lifecycle, cfg Config) (blob.Store, error) {
+	s, err := blob.Open(context.Background(), cfg.store(), filepath.Join(cfg.cache(), "blobs"))
+	if err != nil {
+		return nil, err
+	}
+	lc.Append(fx.StopHook(s.Close))
+	return s, nil
+}
+
+func newLibrary(store blob.Store, cfg Config) (*library.Library, error) {
+	return library.New(store, cfg.cache(), cfg.ImportRoots)
+}
+
+// quiet tells of failures only: what fx builds is nobody's news.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) LogEvent(e fxevent.Event) {
+	switch e := e.(type) {
+	case *fxevent.OnStartExecuted:
+		q.failed("start "+e.CallerName, e.Err)
+	case *fxevent.OnStopExecuted:
+		q.failed("stop "+e.CallerName, e.Err)
+	case *fxevent.Started:
+		q.failed("start", e.Err)
+	case *fxevent.Stopped:
+		q.failed("stop", e.Err)
+	}
+}
+
+func (q quiet) failed(what string, err error) {
+	if err != nil {
+		q.log.Error(what, "error", err)
+	}
+}
