@@ -1,0 +1,206 @@
+package fold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	mergeAbove = 64
+	mergeRun   = 32
+
+	// rangePostings bounds the postings that all workers together hold.
+	rangePostings = 16 << 20
+	// smallRange keeps the pages at the borders of a range, which are read twice, a small part of it.
+	smallRange = 512 << 10
+)
+
+// Run folds the input and calls emit with every latent in ascending order, from one goroutine. A latent
+// belongs to emit.
+//
+// Memory: about 24 bytes for each posting of the ranges in work (16 Mi in all, or the largest single latent for
+// each worker), their examples, 13 bytes for each token of a corpus of up to 16 Mi tokens, and of any
+// corpus two bits a token and some twenty bytes a sequence.
+func Run(ctx context.Context, in Input, emit func(*Latent) error) (Summary, error) {
+	o, err := in.Options.effective()
+	if err != nil {
+		return Summary{}, err
+	}
+	if in.Latents < 1 || in.Latents > 1<<24 {
+		return Summary{}, fmt.Errorf("%w: %d latents", ErrInput, in.Latents)
+	}
+	l, err := newLedger(in, o)
+	if err != nil {
+		return Summary{}, err
+	}
+	f := &folder{options: o, latents: in.Latents, ledger: l, blocks: newBlocks(l, in, o)}
+	f.workers = o.Workers
+	if f.workers == 0 {
+		f.workers = runtime.GOMAXPROCS(0)
+	}
+	for i, a := range in.Artifacts {
+		f.parts = append(f.parts, part{artifact: a, from: i, to: i + 1})
+	}
+	if f.census, err = f.takeCensus(ctx); err != nil {
+		return Summary{}, err
+	}
+	closeRuns, err := f.merge(ctx, in.Merge)
+	if err != nil {
+		return Summary{}, errors.Join(err, closeRuns())
+	}
+	summary, err := f.fold(ctx, emit)
+	if err := errors.Join(err, closeRuns()); err != nil {
+		return Summary{}, err
+	}
+	return summary, nil
+}
+
+// part is what is read at once: an artifact, or several that were merged, with its spans from … to-1.
+type part struct {
+	artifact Artifact
+	from, to int
+}
+
+type folder struct {
+	options Options
+	latents int
+	workers int
+	ledger  *ledger
+	blocks  *blocks
+	parts   []part
+	census  census
+}
+
+// merge replaces the parts by run files until there are few enough. The result closes them.
+func (f *folder) merge(ctx context.Context, merge func(context.Context, []Artifact) (Artifact, error)) (closeRuns func() error, err error) {
+	var runs []io.Closer
+	closeRuns = func() error {
+		var errs []error
+		for _, r := range runs {
+			errs = append(errs, r.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for merge != nil && len(f.parts) > mergeAbove {
+		var merged []part
+		for from := 0; from < len(f.parts); from += mergeRun {
+			run := f.parts[from:min(from+mergeRun, len(f.parts))]
+			if len(run) == 1 {
+				merged = append(merged, run[0])
+				continue
+			}
+			artifacts := make([]Artifact, len(run))
+			for i, p := range run {
+				artifacts[i] = p.artifact
+			}
+			a, err := merge(ctx, artifacts)
+			if err != nil {
+				return closeRuns, fmt.Errorf("merge artifacts %d … %d: %w", run[0].from, run[len(run)-1].to-1, err)
+			}
+			if c, ok := a.(io.Closer); ok {
+				runs = append(runs, c)
+			}
+			merged = append(merged, part{artifact: a, from: run[0].from, to: run[len(run)-1].to})
+		}
+		f.parts = merged
+	}
+	return closeRuns, nil
+}
+
+// latentRange is from … to-1.
+type latentRange struct{ from, to int }
+
+// ranges cuts the latents so that the postings of a range fit a worker's share.
+func (f *folder) ranges() []latentRange {
+	limit := int64(f.options.RangePostings)
+	if limit == 0 {
+		limit = min(max(f.census.total/int64(8*f.workers), smallRange), rangePostings/int64(f.workers))
+		if !f.blocks.keep { // the corpus is read for each range
+			limit = rangePostings / int64(f.workers)
+		}
+	}
+	var ranges []latentRange
+	var held int64
+	from := 0
+	for i, n := range f.census.postings {
+		if i > from && (held+n > limit || i-from >= maxRangeLatents) {
+			ranges = append(ranges, latentRange{from, i})
+			from, held = i, 0
+		}
+		held += n
+	}
+	return append(ranges, latentRange{from, f.latents})
+}
+
+// maxRangeLatents bounds the examples that wait to be emitted.
+const maxRangeLatents = 1024
+
+// fold folds the ranges in parallel and emits them in order.
+func (f *folder) fold(ctx context.Context, emit func(*Latent) error) (Summary, error) {
+	ranges := f.ranges()
+	results := make([]chan []*Latent, len(ranges))
+	for i := range results {
+		results[i] = make(chan []*Latent, 1)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	work := make(chan int)
+	ahead := make(chan struct{}, f.workers+1) // ranges begun and not yet emitted
+	group.Go(func() error {
+		defer close(work)
+		for i := range ranges {
+			select {
+			case ahead <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			select {
+			case work <- i:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	for range min(f.workers, len(ranges)) {
+		group.Go(func() error {
+			w := newWorker(f)
+			for i := range work {
+				latents, err := w.foldRange(ctx, ranges[i])
+				if err != nil {
+					return err
+				}
+				results[i] <- latents
+			}
+			return nil
+		})
+	}
+	summary := f.census.summary(f)
+	group.Go(func() error {
+		for _, result := range results {
+			var latents []*Latent
+			select {
+			case latents = <-result:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			for _, latent := range latents {
+				summary.add(latent)
+				if err := emit(latent); err != nil {
+					return err
+				}
+			}
+			<-ahead
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return Summary{}, err
+	}
+	summary.finish()
+	return summary, nil
+}
