@@ -126,6 +126,7 @@ func TestTheFoldIsWhatTheReferenceScriptSays(t *testing.T) {
 	t.Parallel()
 	expected := filepath.Join(golden, "expected.json.gz")
 	if *update {
+		python(t) // before anything is removed
 		require.NoError(t, os.RemoveAll(golden))
 		require.NoError(t, os.MkdirAll(golden, 0o755))
 		writeWorld(t, golden, synthetic(7, 240, 48), []int{60, 90, 200, 300})
