@@ -191,10 +191,7 @@ func (l *Log) call(ctx context.Context, c *appendCall) (eventlog.Appended, error
 		return l.replayed(ctx, c, got.first)
 	}
 	recorded := slices.Clone(c.recorded)
-	previous, err := digest(got.previous)
-	if err != nil {
-		return eventlog.Appended{}, err
-	}
+	previous := digest(got.previous)
 	for i := range recorded {
 		r := &recorded[i]
 		r.Position = got.first + int64(i)

@@ -37,6 +37,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 5, "how often everything is measured")
 	flag.DurationVar(&b.snapshot, "snapshot", 60*time.Second, "how long a snapshot is held open")
 	flag.IntVar(&b.writers, "writers", 8, "how many append at once")
+	flag.IntVar(&b.connections, "connections", 10, "of the log's pool")
 	flag.StringVar(&b.dir, "dir", "", "folder for the server's state; default: a temporary one")
 	flag.BoolVar(&b.json, "json", false, "print one JSON object")
 	flag.Parse()
@@ -49,6 +50,7 @@ func main() {
 type bench struct {
 	slice, snapshot time.Duration
 	rounds, writers int
+	connections     int
 	json            bool
 	dir             string
 
@@ -89,7 +91,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	b.log, err = postgres.Open(ctx, pg.DSN(), postgres.Config{
-		Registry: registry, Effects: eventlogtest.Effects, Connections: int32(b.writers) + 2, Logger: slog.New(slog.DiscardHandler),
+		Registry: registry, Effects: eventlogtest.Effects, Connections: int32(b.connections), Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
@@ -123,6 +125,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		batch, err := b.measureAppends(ctx, b.slice, 100)
 		if err != nil {
 			return err
+		}
+		if !b.json {
+			fmt.Printf("  round: bare %.0f, appends %.0f, in hundreds %.0f\n", bare, single, batch)
 		}
 		bares, singles, batches = append(bares, bare), append(singles, single), append(batches, batch)
 		singleToBare, batchToOne = append(singleToBare, single/bare), append(batchToOne, batch/single)
