@@ -6,20 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-)
 
-// GGUF holds the facts about a tokenizer that a GGUF file has under the keys tokenizer.ggml.*.
-type GGUF struct {
-	Model      string   // model: the kind, "gpt2" for byte-level BPE
-	Pre        string   // pre: the name of the rule that splits text before BPE
-	Tokens     []string // tokens
-	TokenTypes []int32  // token_type, parallel to Tokens
-	Merges     []string // merges: two pieces with a space between
-	BOS        *int     // bos_token_id
-	EOS        *int     // eos_token_id
-	AddBOS     *bool    // add_bos_token; nil when the file does not say
-	AddEOS     *bool    // add_eos_token
-}
+	"github.com/featuremill/featuremill/adapters/checkpoint"
+)
 
 // Token types of GGUF.
 const (
@@ -73,7 +62,7 @@ type addedToken struct {
 // It refuses with a *FormatError what it cannot build exactly.
 //
 // A GGUF does not say whether an added token swallows the spaces around it; it is taken not to.
-func FromGGUF(g GGUF) ([]byte, error) {
+func FromGGUF(g checkpoint.GGUFTokenizer) ([]byte, error) {
 	if g.Model != "gpt2" {
 		return nil, &FormatError{Detail: fmt.Sprintf("a GGUF tokenizer of kind %q is not supported (only \"gpt2\", byte-level BPE); give the model's tokenizer.json", g.Model)}
 	}
@@ -128,19 +117,19 @@ func FromGGUF(g GGUF) ([]byte, error) {
 }
 
 // ggufTokens returns the vocabulary, which fixes every id, and the tokens that are cut out of text before BPE.
-func ggufTokens(g GGUF) (map[string]int, []addedToken, error) {
+func ggufTokens(g checkpoint.GGUFTokenizer) (map[string]int, []addedToken, error) {
 	switch {
 	case len(g.Tokens) == 0:
 		return nil, nil, &FormatError{Detail: "the GGUF has no tokens"}
 	case len(g.Tokens) > maxVocabulary:
 		return nil, nil, &FormatError{Detail: fmt.Sprintf("the GGUF has %d tokens; more than %d are refused", len(g.Tokens), maxVocabulary)}
-	case len(g.TokenTypes) != len(g.Tokens):
-		return nil, nil, &FormatError{Detail: fmt.Sprintf("the GGUF has %d tokens and %d token types, so special tokens cannot be told", len(g.Tokens), len(g.TokenTypes))}
+	case len(g.Types) != len(g.Tokens):
+		return nil, nil, &FormatError{Detail: fmt.Sprintf("the GGUF has %d tokens and %d token types, so special tokens cannot be told", len(g.Tokens), len(g.Types))}
 	}
 	vocabulary := make(map[string]int, len(g.Tokens))
 	added := []addedToken{}
 	for id, token := range g.Tokens {
-		switch kind := g.TokenTypes[id]; kind {
+		switch kind := g.Types[id]; kind {
 		case ggufUnused:
 			continue // a filler such as [PAD151936], which exists to make the embedding's size round
 		case ggufNormal:
@@ -161,7 +150,7 @@ func ggufTokens(g GGUF) (map[string]int, []addedToken, error) {
 }
 
 // ggufTemplate is the post-processor that adds BOS and EOS, or nil when neither is added.
-func ggufTemplate(g GGUF, rule splitting) (any, error) {
+func ggufTemplate(g checkpoint.GGUFTokenizer, rule splitting) (any, error) {
 	type object = map[string]any
 	special := object{}
 	piece := func(name string, id *int) (any, error) {

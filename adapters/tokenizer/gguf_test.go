@@ -5,13 +5,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/featuremill/featuremill/adapters/checkpoint"
 )
 
-func smallGGUF() GGUF {
+func smallGGUF() checkpoint.GGUFTokenizer {
 	one, no := 1, false
-	return GGUF{
+	return checkpoint.GGUFTokenizer{
 		Model: "gpt2", Pre: "smollm", BOS: &one, AddBOS: &no,
-		Tokens: []string{"a", "<s>", "b", "ab", "[PAD4]"}, TokenTypes: []int32{1, 3, 1, 1, 5}, Merges: []string{"a b"},
+		Tokens: []string{"a", "<s>", "b", "ab", "[PAD4]"}, Types: []int32{1, 3, 1, 1, 5}, Merges: []string{"a b"},
 	}
 }
 
@@ -39,20 +41,20 @@ func TestFromGGUFRefusesWhatItCannotBuildExactly(t *testing.T) {
 	t.Parallel()
 	yes := true
 	for name, c := range map[string]struct {
-		change func(*GGUF)
+		change func(*checkpoint.GGUFTokenizer)
 		want   string
 	}{
-		"a SentencePiece model":             {func(g *GGUF) { g.Model = "llama" }, `kind "llama"`},
-		"an unknown pre-tokenizer":          {func(g *GGUF) { g.Pre = "tekken" }, `"tekken" is not known (gpt-2, llama-bpe, qwen2, smollm are)`},
-		"no pre-tokenizer":                  {func(g *GGUF) { g.Pre = "" }, `"" is not known`},
-		"no tokens":                         {func(g *GGUF) { g.Tokens = nil }, "no tokens"},
-		"no token types":                    {func(g *GGUF) { g.TokenTypes = nil }, "5 tokens and 0 token types"},
-		"a token type of another kind":      {func(g *GGUF) { g.TokenTypes[0] = 6 }, "type 6"},
-		"an empty special token":            {func(g *GGUF) { g.Tokens[1] = "" }, "special and empty"},
-		"a token twice":                     {func(g *GGUF) { g.Tokens[2] = "a" }, `tokens 0 and 2 are both "a"`},
-		"a merge of one piece":              {func(g *GGUF) { g.Merges[0] = "ab" }, "merge 0"},
-		"a merge of three pieces":           {func(g *GGUF) { g.Merges[0] = "a b c" }, "merge 0"},
-		"a BOS to add and none to be known": {func(g *GGUF) { g.AddBOS, g.BOS = &yes, nil }, "bos_token_id"},
+		"a SentencePiece model":             {func(g *checkpoint.GGUFTokenizer) { g.Model = "llama" }, `kind "llama"`},
+		"an unknown pre-tokenizer":          {func(g *checkpoint.GGUFTokenizer) { g.Pre = "tekken" }, `"tekken" is not known (gpt-2, llama-bpe, qwen2, smollm are)`},
+		"no pre-tokenizer":                  {func(g *checkpoint.GGUFTokenizer) { g.Pre = "" }, `"" is not known`},
+		"no tokens":                         {func(g *checkpoint.GGUFTokenizer) { g.Tokens = nil }, "no tokens"},
+		"no token types":                    {func(g *checkpoint.GGUFTokenizer) { g.Types = nil }, "5 tokens and 0 token types"},
+		"a token type of another kind":      {func(g *checkpoint.GGUFTokenizer) { g.Types[0] = 6 }, "type 6"},
+		"an empty special token":            {func(g *checkpoint.GGUFTokenizer) { g.Tokens[1] = "" }, "special and empty"},
+		"a token twice":                     {func(g *checkpoint.GGUFTokenizer) { g.Tokens[2] = "a" }, `tokens 0 and 2 are both "a"`},
+		"a merge of one piece":              {func(g *checkpoint.GGUFTokenizer) { g.Merges[0] = "ab" }, "merge 0"},
+		"a merge of three pieces":           {func(g *checkpoint.GGUFTokenizer) { g.Merges[0] = "a b c" }, "merge 0"},
+		"a BOS to add and none to be known": {func(g *checkpoint.GGUFTokenizer) { g.AddBOS, g.BOS = &yes, nil }, "bos_token_id"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,8 +12,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"unsafe"
@@ -36,14 +34,11 @@ type Tokenizer struct {
 
 var _ corpus.Tokenizer = (*Tokenizer)(nil)
 
-// Load reads a tokenizer.json, or a model folder that has one. Padding and truncation set in the file are ignored.
+// Load is LoadBytes of what Read finds at path.
 func Load(path string) (*Tokenizer, error) {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		path = filepath.Join(path, "tokenizer.json")
-	}
-	data, err := os.ReadFile(path)
+	data, err := Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("read tokenizer: %w", err)
+		return nil, err
 	}
 	t, err := LoadBytes(data)
 	if err != nil {
@@ -52,7 +47,8 @@ func Load(path string) (*Tokenizer, error) {
 	return t, nil
 }
 
-// LoadBytes is Load for the contents of a tokenizer.json. What cannot be used is a *FormatError.
+// LoadBytes loads the contents of a tokenizer.json; padding and truncation set in it are ignored. What cannot be
+// used is a *FormatError.
 func LoadBytes(data []byte) (*Tokenizer, error) {
 	look, err := inspect(data)
 	if err != nil {

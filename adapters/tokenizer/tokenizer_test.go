@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/featuremill/featuremill/adapters/checkpoint"
 	"github.com/featuremill/featuremill/domain/corpus"
 )
 
@@ -78,7 +79,7 @@ func goldens(t *testing.T, name string) []golden {
 	return out
 }
 
-func smollm2(t *testing.T) GGUF {
+func smollm2(t *testing.T) checkpoint.GGUFTokenizer {
 	t.Helper()
 	var facts struct {
 		Model      string
@@ -90,7 +91,7 @@ func smollm2(t *testing.T) GGUF {
 		AddBOS     *bool `json:"add_bos"`
 	}
 	require.NoError(t, json.Unmarshal(gunzip(t, "smollm2.facts.json.gz"), &facts))
-	return GGUF{Model: facts.Model, Pre: facts.Pre, Tokens: facts.Tokens, TokenTypes: facts.TokenTypes, Merges: facts.Merges, BOS: facts.BOS, EOS: facts.EOS, AddBOS: facts.AddBOS}
+	return checkpoint.GGUFTokenizer{Model: facts.Model, Pre: facts.Pre, Tokens: facts.Tokens, Types: facts.TokenTypes, Merges: facts.Merges, BOS: facts.BOS, EOS: facts.EOS, AddBOS: facts.AddBOS}
 }
 
 // large returns the bytes of a tokenizer.json that is too large to be kept here (testdata/fetch.sh gets them).
@@ -171,7 +172,7 @@ func TestATokenizerRebuiltFromGGUFFactsBehavesAsTheOriginal(t *testing.T) {
 }
 
 // factsOf writes a tokenizer.json's facts as llama.cpp's converter does.
-func factsOf(t *testing.T, data []byte) GGUF {
+func factsOf(t *testing.T, data []byte) checkpoint.GGUFTokenizer {
 	t.Helper()
 	var file struct {
 		AddedTokens []addedToken `json:"added_tokens"`
@@ -183,14 +184,14 @@ func factsOf(t *testing.T, data []byte) GGUF {
 	require.NoError(t, json.Unmarshal(data, &file))
 	size := len(file.Model.Vocab) + len(file.AddedTokens)
 	no := false
-	g := GGUF{Model: "gpt2", Tokens: make([]string, size), TokenTypes: make([]int32, size), AddBOS: &no}
+	g := checkpoint.GGUFTokenizer{Model: "gpt2", Tokens: make([]string, size), Types: make([]int32, size), AddBOS: &no}
 	for token, id := range file.Model.Vocab {
-		g.Tokens[id], g.TokenTypes[id] = token, ggufNormal
+		g.Tokens[id], g.Types[id] = token, ggufNormal
 	}
 	for _, a := range file.AddedTokens {
-		g.Tokens[a.ID], g.TokenTypes[a.ID] = a.Content, ggufUserDefined
+		g.Tokens[a.ID], g.Types[a.ID] = a.Content, ggufUserDefined
 		if a.Special {
-			g.TokenTypes[a.ID] = ggufControl
+			g.Types[a.ID] = ggufControl
 		}
 	}
 	for _, raw := range file.Model.Merges {
@@ -217,7 +218,7 @@ func TestVocabularyKeepsPiecesAndKnowsTheirText(t *testing.T) {
 	byPiece := map[string]corpus.Token{}
 	for id, token := range tk.Vocabulary() {
 		require.Equal(t, facts.Tokens[id], token.Piece)
-		require.Equal(t, facts.TokenTypes[id] == ggufControl, token.Special)
+		require.Equal(t, facts.Types[id] == ggufControl, token.Special)
 		byPiece[token.Piece] = token
 	}
 	require.Equal(t, corpus.Token{Piece: "Ġbank", Text: " bank"}, byPiece["Ġbank"])
