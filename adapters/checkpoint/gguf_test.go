@@ -165,12 +165,42 @@ func TestGGUFMetadataIsReadByKindAndRefusedByKind(t *testing.T) {
 	require.ErrorIs(t, err, checkpoint.ErrClosed)
 }
 
-func FuzzGGUF(f *testing.F) {
-	for _, path := range []string{"testdata/quant/types.gguf", "testdata/llama/tied.gguf"} {
-		data, err := os.ReadFile(path)
-		require.NoError(f, err)
-		f.Add(data[:min(len(data), 16<<10)])
+// smallestLlama is a whole model in 1.5 kB: one layer, one head of two dimensions, a vocabulary of two. Fuzzing wants small seeds.
+func smallestLlama() []byte {
+	const u32, f32, text, array = 4, 6, 8, 9
+	b := ggufHead(11, 11).text("general.architecture").u32(text).text("llama").
+		text("tokenizer.ggml.tokens").u32(array).u32(text).u64(2).text("a").text("b").
+		text("tokenizer.ggml.token_type").u32(array).u32(u32).u64(2).u32(1).u32(1)
+	for i, key := range []string{"block_count", "attention.head_count", "embedding_length", "feed_forward_length", "context_length"} {
+		b = b.text("llama." + key).u32(u32).u32([]uint32{1, 1, 2, 2, 8}[i])
 	}
+	b = b.text("llama.attention.layer_norm_rms_epsilon").u32(f32).u32(math.Float32bits(1e-5))
+	b = b.text("tokenizer.ggml.bos_token_id").u32(u32).u32(1).text("tokenizer.ggml.add_bos_token").u32(7)
+	b = append(b, 1)
+	offset := uint64(0)
+	for _, name := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"} {
+		b = b.tensor("blk.0."+name+".weight", 0, offset, 2, 2)
+		offset += 32
+	}
+	for _, name := range []string{"blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"} {
+		b = b.tensor(name, 0, offset, 2)
+		offset += 32
+	}
+	return b.tensor("token_embd.weight", 1, offset, 2, 2).data(int(offset) + 8)
+}
+
+func TestTheSmallestLlamaOpens(t *testing.T) {
+	t.Parallel()
+	m, err := checkpoint.OpenModel(writeFile(t, filepath.Join(t.TempDir(), "x.gguf"), smallestLlama()))
+	require.NoError(t, err)
+	defer shut(t, m)
+	require.Equal(t, 2, m.Config().DHead)
+	_, err = m.GGUF().Tokenizer()
+	require.NoError(t, err)
+}
+
+func FuzzGGUF(f *testing.F) {
+	f.Add(smallestLlama())
 	f.Add([]byte(ggufHead(1, 1).text("a").u32(9).u32(8).u64(1).text("b").tensor("t", 8, 0, 32).data(34)))
 	folder := f.TempDir()
 	f.Fuzz(func(t *testing.T, data []byte) {
