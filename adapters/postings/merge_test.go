@@ -3,6 +3,7 @@ package postings_test
 import (
 	"bytes"
 	"context"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -120,4 +121,25 @@ func TestMergeRefusesWhatDoesNotBelongTogether(t *testing.T) {
 	}
 	_, err := postings.Merge(context.Background(), &bytes.Buffer{})
 	require.ErrorContains(t, err, "nothing to merge")
+}
+
+func TestARunFileLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	a, am := sample(1, 40, 0, 8, 16, 1000)
+	b, bm := sample(2, 40, 8, 8, 16, 1000)
+	fa, _ := write(t, a, am)
+	fb, _ := write(t, b, bm)
+	run, err := postings.CreateRun(context.Background(), folder, open(t, fa), open(t, fb))
+	require.NoError(t, err)
+	require.Equal(t, a.Len()+b.Len(), readAll(t, run.Reader).Len())
+	left, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, run.Close())
+
+	_, err = postings.CreateRun(context.Background(), folder, open(t, fa), open(t, fa))
+	require.ErrorContains(t, err, "before the end")
+	_, err = postings.CreateRun(context.Background(), folder+"/missing", open(t, fa))
+	require.ErrorContains(t, err, "create run file")
 }

@@ -1,6 +1,7 @@
 package fold
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 )
@@ -47,7 +48,7 @@ func newBlocks(l *ledger, in Input, o Options) *blocks {
 		corpus:  in.Corpus,
 		traits:  vocabularyTraits(in.Vocabulary),
 		filters: o.Filters,
-		keep:    l.tokens() <= residentTokens,
+		keep:    l.tokens() <= cmp.Or(o.residentTokens, residentTokens),
 		kept:    map[int]*block{},
 	}
 }

@@ -77,6 +77,9 @@ type Options struct {
 	// RangePostings is about how many postings a worker holds at once; 0: by their number, 16 Mi at most
 	// in all workers together. One latent is always held whole.
 	RangePostings int
+
+	// residentTokens is up to how many tokens the corpus is kept in memory; 0: residentTokens.
+	residentTokens int64
 }
 
 // Seqpos is Python's slice(start, stop, step) over the positions of a sequence. Nil is None; Step 0 is 1.

@@ -1,7 +1,6 @@
 package fold
 
 import (
-	"cmp"
 	"math"
 	"slices"
 )
@@ -228,11 +227,14 @@ func (w *worker) tokenTable(l *Latent) {
 	if keep == 0 {
 		return
 	}
-	slices.SortFunc(w.tokens, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(w.tokenCount[b], w.tokenCount[a]), cmp.Compare(a, b))
-	})
+	w.order = w.order[:0]
+	for _, id := range w.tokens { // ascending: the larger count first, then by id
+		w.order = append(w.order, uint64(math.MaxUint32-w.tokenCount[id])<<32|uint64(id))
+	}
+	slices.Sort(w.order)
 	l.Tokens = make([]Token, keep)
-	for i, id := range w.tokens[:keep] {
+	for i, key := range w.order[:keep] {
+		id := int32(uint32(key))
 		n := w.tokenCount[id]
 		l.Tokens[i] = Token{
 			ID:    id,
