@@ -39,6 +39,7 @@ type Row struct {
 // Dataset is an opened dataset. It is safe for concurrent use.
 type Dataset struct {
 	path    string
+	paths   []string
 	files   []dataFile
 	starts  []int64 // first row of each file
 	rows    int64
@@ -90,7 +91,7 @@ func OpenDataset(path string, o DatasetOptions) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dataset{path: path, maxRows: o.MaxRows}
+	d := &Dataset{path: path, paths: paths, maxRows: o.MaxRows}
 	if kind == ".txt" && len(paths) > 0 && paths[0] != path {
 		err = d.add(newTextFolder(path, paths))
 	} else {
@@ -195,12 +196,18 @@ func kindOf(path string) string {
 
 // choose finds the column with the text or the token ids, which every file must have.
 func (d *Dataset) choose(wanted string) error {
-	first := d.files[0].columns()
+	first := slices.IndexFunc(d.files, func(f dataFile) bool { return f.rows() > 0 })
+	if first < 0 {
+		return &FileError{Path: d.path, Detail: "the dataset has no rows"}
+	}
 	d.column = wanted
 	if wanted == "" {
-		d.column = defaultColumn(first)
+		d.column = defaultColumn(d.files[first].columns())
 	}
 	for i, f := range d.files {
+		if f.rows() == 0 {
+			continue // an empty shard
+		}
 		at := slices.IndexFunc(f.columns(), func(c column) bool { return c.name == d.column })
 		if at < 0 {
 			return &MissingColumnError{Path: d.pathOf(i), Column: d.column, Columns: names(f.columns())}
@@ -209,13 +216,10 @@ func (d *Dataset) choose(wanted string) error {
 		if c.kind == otherColumn {
 			return &FileError{Path: d.pathOf(i), Detail: fmt.Sprintf("column %q is neither text nor lists of token ids; its columns are %s", c.name, strings.Join(names(f.columns()), ", "))}
 		}
-		if i > 0 && d.tokens != (c.kind == idsColumn) {
-			return &FileError{Path: d.pathOf(i), Detail: fmt.Sprintf("column %q is not of the same kind as in %s", c.name, d.pathOf(0))}
+		if i > first && d.tokens != (c.kind == idsColumn) {
+			return &FileError{Path: d.pathOf(i), Detail: fmt.Sprintf("column %q is not of the same kind as in %s", c.name, d.pathOf(first))}
 		}
 		d.tokens = c.kind == idsColumn
-	}
-	if d.rows == 0 {
-		return &FileError{Path: d.path, Detail: "the dataset has no rows"}
 	}
 	return nil
 }
@@ -262,14 +266,24 @@ func (d *Dataset) Rows() int64 {
 	return d.rows
 }
 
-// TextColumn is the column that is read; Tokenised reports whether it holds token ids instead of text.
+// Files returns the paths of the dataset's files in the order of their rows.
+func (d *Dataset) Files() []string { return slices.Clone(d.paths) }
+
+// TextColumn is the column that is read.
 func (d *Dataset) TextColumn() string { return d.column }
 
-// Tokenised reports whether rows are token ids.
+// Tokenised reports whether rows are token ids instead of text.
 func (d *Dataset) Tokenised() bool { return d.tokens }
 
-// Columns lists the columns of the first file.
-func (d *Dataset) Columns() []string { return names(d.files[0].columns()) }
+// Columns lists the columns of the first file that has rows.
+func (d *Dataset) Columns() []string {
+	for _, f := range d.files {
+		if f.rows() > 0 {
+			return names(f.columns())
+		}
+	}
+	return nil
+}
 
 // Row returns one row with all its columns.
 func (d *Dataset) Row(i int64) (Row, error) {
@@ -358,15 +372,11 @@ func (d *Dataset) rowError(file int, i int64, err error) error {
 // Digest is the lower-case hexadecimal sha256 of a file's bytes; of a folder, that of the lines
 // "sha256  name\n" of its files, as sha256sum prints them.
 func (d *Dataset) Digest(ctx context.Context) (string, error) {
-	paths, _, err := dataFiles(d.path)
-	if err != nil {
-		return "", err
-	}
-	if len(paths) == 1 && paths[0] == d.path {
+	if len(d.paths) == 1 && d.paths[0] == d.path {
 		return fileDigest(ctx, d.path)
 	}
 	list := sha256.New()
-	for _, p := range paths {
+	for _, p := range d.paths {
 		sum, err := fileDigest(ctx, p)
 		if err != nil {
 			return "", err
