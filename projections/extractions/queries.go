@@ -1,0 +1,184 @@
+package extractions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/featuremill/featuremill/domain/extraction"
+	"github.com/featuremill/featuremill/domain/problem"
+	"github.com/featuremill/featuremill/domain/source"
+)
+
+// Queries reads extractions through the stable views. It is safe for concurrent use.
+//
+// A method returns a *problem.Error for what is not there or cannot be asked, else the database's error.
+type Queries struct {
+	pool    *pgxpool.Pool
+	workers Workers
+}
+
+// NewQueries returns queries; the Setup of this projection and of the library must have run before
+// the first one. workers may be nil.
+func NewQueries(pool *pgxpool.Pool, workers Workers) *Queries {
+	return &Queries{pool: pool, workers: workers}
+}
+
+// shown is the status for clients. A completed extraction is finalizing until its features are folded
+// as far as its end; a fold that failed ends that as well, and says so in error_message.
+const shown = `case when j.status = 'completed' and f.fold_error is null and j.terminal_version > coalesce(f.folded_version, 0) then 'finalizing' else j.status end`
+
+const from = `
+	from public.extraction_jobs j
+	left join public.feature_folds f on f.extraction_id = j.id
+	left join public.external_saes s on s.id = j.external_sae_id
+	left join public.trainings t on t.id = j.training_id
+	left join public.models m on m.id = j.model_id
+	left join public.datasets d on d.id = j.dataset_id`
+
+const selectExtraction = `select j.id, j.training_id, j.external_sae_id, j.sae_path, j.model_id, j.dataset_id,
+	coalesce(s.name, t.name) as sae_name, m.name as model_name, d.name as dataset_name, j.hook, j.layer_index, j.latents, ` + shown + ` as status,
+	j.config, j.evaluation_samples, j.needs_plan, j.self_test, j.self_test_forced, j.corpus_id, j.batch_size, j.compute_profile, j.plan,
+	j.segments_planned, j.sequences_planned, j.tokens_planned, j.segments_recorded, j.sequences_recorded, j.tokens, j.postings, j.artifact_bytes,
+	j.compute_seconds, j.mismatches, j.error_code, coalesce(j.error_message, f.fold_error) as error_message, j.error_segment, j.error_resumable, j.cancel_reason,
+	j.terminal_version, j.stream_version, j.created_at, j.updated_at, j.started_at, j.completed_at, j.deleted_at,
+	f.folded_version, f.generation, f.features, f.fold_error, f.statistics, f.folded_at` + from
+
+// Listing says what a list shows. Zero values mean the defaults: the newest 50 of all that is not deleted.
+type Listing struct {
+	Statuses []string // of clients: queued, extracting, finalizing, completed, failed, cancelled
+	Source   source.Source
+	Limit    int
+	Offset   int
+}
+
+func statuses() []string {
+	return []string{string(extraction.Queued), string(extraction.Extracting), Finalizing,
+		string(extraction.StatusCompleted), string(extraction.StatusFailed), string(extraction.StatusCancelled)}
+}
+
+// ParseStatuses reads a comma list, as in ?status_filter=queued,failed.
+func ParseStatuses(list string) []string {
+	var out []string
+	for s := range strings.SplitSeq(list, ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Page is one page of a list, and how many there are in all.
+type Page struct {
+	Items []Extraction
+	Total int
+}
+
+// List lists extractions, newest first.
+func (q *Queries) List(ctx context.Context, l Listing) (Page, error) {
+	var wrong []problem.Field
+	for _, s := range l.Statuses {
+		if !slices.Contains(statuses(), s) {
+			wrong = append(wrong, problem.Field{Name: "status_filter", Detail: fmt.Sprintf("%q is not one of %s", s, strings.Join(statuses(), ", "))})
+		}
+	}
+	if l.Limit < 0 || l.Limit > 1000 {
+		wrong = append(wrong, problem.Field{Name: "limit", Detail: "must be between 1 and 1000"})
+	}
+	if l.Offset < 0 {
+		wrong = append(wrong, problem.Field{Name: "offset", Detail: "must not be negative"})
+	}
+	if len(wrong) > 0 {
+		return Page{}, problem.InvalidFields("invalid_request", wrong...)
+	}
+	limit := l.Limit
+	if limit == 0 {
+		limit = 50
+	}
+	key := ""
+	if !l.Source.IsZero() {
+		key = l.Source.Key()
+	}
+	const where = ` where j.status <> 'deleted' and (cardinality($1::text[]) = 0 or ` + shown + ` = any($1)) and ($2 = '' or j.source_key = $2)`
+	asked := append([]string{}, l.Statuses...)
+	var out Page
+	err := q.pool.QueryRow(ctx, `select count(*) from public.extraction_jobs j left join public.feature_folds f on f.extraction_id = j.id`+where, asked, key).Scan(&out.Total)
+	if err != nil {
+		return out, err
+	}
+	rows, err := q.pool.Query(ctx, selectExtraction+where+` order by j.created_at desc, j.id desc limit $3 offset $4`, asked, key, limit, l.Offset)
+	if err != nil {
+		return out, err
+	}
+	out.Items, err = pgx.CollectRows(rows, pgx.RowToStructByName[Extraction])
+	return out, err
+}
+
+// Get returns an extraction that is not deleted.
+func (q *Queries) Get(ctx context.Context, id string) (Extraction, error) {
+	e, err := q.get(ctx, ` where j.id = $1 and j.status <> 'deleted'`, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return e, extraction.NotFound(id)
+	}
+	return e, err
+}
+
+func (q *Queries) get(ctx context.Context, where string, args ...any) (Extraction, error) {
+	rows, err := q.pool.Query(ctx, selectExtraction+where, args...)
+	if err != nil {
+		return Extraction{}, err
+	}
+	return pgx.CollectOneRow(rows, pgx.RowToStructByName[Extraction])
+}
+
+// Holder returns the id of the extraction that holds a source at this moment, "" if none does. It
+// comes from the log's reservations, so it is never behind.
+func (q *Queries) Holder(ctx context.Context, s source.Source) (string, error) {
+	var holder string
+	err := q.pool.QueryRow(ctx, `select holder from public.reservations where key = $1 and not shared`, reservation(s)).Scan(&holder)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return holder, err
+}
+
+// reservation is the key under which domain/facts reserves a source.
+func reservation(s source.Source) string { return "source:" + s.Key() }
+
+// ForSource returns the extraction that holds a source, else its newest one that is not deleted.
+func (q *Queries) ForSource(ctx context.Context, s source.Source) (Extraction, error) {
+	holder, err := q.Holder(ctx, s)
+	if err != nil {
+		return Extraction{}, err
+	}
+	e, err := q.get(ctx, ` where j.source_key = $1 and j.status <> 'deleted' order by j.id = $2 desc, j.created_at desc, j.id desc limit 1`, s.Key(), holder)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return e, problem.New(problem.NotFound, "extraction_not_found", "%s was never extracted", s)
+	}
+	return e, err
+}
+
+// Segments returns the recorded segments of an extraction in order.
+func (q *Queries) Segments(ctx context.Context, id string) ([]Segment, error) {
+	rows, err := q.pool.Query(ctx, `select index, first_sequence, sequences, tokens, content_sha256, file_sha256, bytes, postings, seconds, device, worker, attempt, recorded_at
+		from public.extraction_segments where extraction_id = $1 order by index`, id)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[Segment])
+}
+
+// Alarms returns the alarms of an extraction in order; "" = of all extractions.
+func (q *Queries) Alarms(ctx context.Context, id string) ([]Alarm, error) {
+	rows, err := q.pool.Query(ctx, `select extraction_id, index, recorded_content_sha256, offered_content_sha256, worker, raised_at
+		from public.extraction_alarms where $1 = '' or extraction_id = $1 order by raised_at, extraction_id, stream_version`, id)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[Alarm])
+}
