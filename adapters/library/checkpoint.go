@@ -44,6 +44,9 @@ func (l *Library) Model(ctx context.Context, path string) (facts model.Facts, na
 	c := m.Config()
 	facts = model.Facts{Family: c.Family, Format: "safetensors", Layers: c.Layers, DModel: c.DModel, Vocab: c.Vocab, Context: c.MaxPositions, BOS: c.BOS, EOS: c.EOS}
 	for _, n := range m.Names() {
+		if n == "lm_head.weight" && c.TiedEmbeddings {
+			continue // the embedding under another name
+		}
 		t, err := m.Tensor(n)
 		if err != nil {
 			return facts, "", unreadable("model", path, err)

@@ -96,7 +96,7 @@ func (h *Handler) start(ctx context.Context, call Call, datasetID string, config
 		var none extraction.State
 		data, err := none.DecideStart(extraction.Requested{
 			ID: id, Source: from.source, SAEPath: from.path, ModelID: from.modelID, DatasetID: datasetID,
-			Hook: from.facts.Hook, Layer: from.facts.Layer, Latents: from.facts.DSAE, Config: config,
+			Hook: from.facts.Hook, Layer: from.facts.Layer, Latents: from.facts.DSAE, Mask: mask(from.facts), Config: config,
 		})
 		if err != nil {
 			return eventlog.Request{}, "", err
@@ -106,6 +106,17 @@ func (h *Handler) start(ctx context.Context, call Call, datasetID string, config
 			Unchanged: guards,
 		}, id, nil
 	})
+}
+
+func mask(f sae.Facts) extraction.Mask {
+	m := extraction.Mask{SpecialTokens: f.ExcludeSpecialTokens}
+	for _, id := range f.ExcludeTokenIDs {
+		m.TokenIDs = append(m.TokenIDs, int32(id))
+	}
+	if s := f.SeqposSlice; s != nil {
+		m.Seqpos = &extraction.Slice{Start: s.Start, Stop: s.Stop, Step: s.Step}
+	}
+	return m
 }
 
 // check refuses an SAE, model and dataset that do not go together, and returns the streams that must

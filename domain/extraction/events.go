@@ -19,7 +19,22 @@ type Requested struct {
 	Hook      string        `json:"hook"`
 	Layer     int           `json:"layer"`
 	Latents   int           `json:"latents"`
+	Mask      Mask          `json:"mask"`
 	Config    Config        `json:"config"`
+}
+
+// Mask is what the SAE's own config leaves out: positions and tokens that it was not trained on.
+type Mask struct {
+	Seqpos        *Slice  `json:"seqpos_slice,omitempty"` // if set, it says instead of skip_first which offsets count
+	TokenIDs      []int32 `json:"token_ids,omitempty"`
+	SpecialTokens bool    `json:"special_tokens,omitempty"` // every special token of the tokenizer
+}
+
+// Slice is Python's slice over the positions of a sequence; null is None.
+type Slice struct {
+	Start *int `json:"start"`
+	Stop  *int `json:"stop"`
+	Step  *int `json:"step"`
 }
 
 // Tap is how well the SAE reconstructs one tap of the model.

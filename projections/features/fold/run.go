@@ -124,11 +124,13 @@ func (f *folder) ranges() []latentRange {
 			limit = rangePostings / int64(f.workers)
 		}
 	}
+	o := f.options
+	most := max(1, rangeExamples/max(1, o.TopExamples+intervals*o.ExamplesPerInterval+o.NonFiring))
 	var ranges []latentRange
 	var held int64
 	from := 0
 	for i, n := range f.census.postings {
-		if i > from && (held+n > limit || i-from >= maxRangeLatents) {
+		if i > from && (held+n > limit || i-from >= most) {
 			ranges = append(ranges, latentRange{from, i})
 			from, held = i, 0
 		}
@@ -137,8 +139,8 @@ func (f *folder) ranges() []latentRange {
 	return append(ranges, latentRange{from, f.latents})
 }
 
-// maxRangeLatents bounds the examples that wait to be emitted.
-const maxRangeLatents = 1024
+// rangeExamples bounds the examples of a range, which wait to be emitted: some 350 bytes each.
+const rangeExamples = 64 << 10
 
 // fold folds the ranges in parallel and emits them in order.
 func (f *folder) fold(ctx context.Context, emit func(*Latent) error) (Summary, error) {
