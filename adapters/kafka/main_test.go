@@ -10,6 +10,5 @@ import (
 
 func TestMain(m *testing.M) {
 	kafkatest.ServeChild()
-	// sarama's metrics keep one ticker for the life of the program.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+	goleak.VerifyTestMain(m, kafkatest.Leaks())
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/featuremill/featuremill/adapters/embedded"
 )
@@ -132,6 +133,12 @@ func StartKfakeProcess(t testing.TB) *Broker {
 	b.begin(t)
 	t.Cleanup(b.end)
 	return b
+}
+
+// Leaks is for goleak in the TestMain of packages that subscribe: sarama's metrics start one ticker
+// that stays for the life of the program.
+func Leaks() goleak.Option {
+	return goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick")
 }
 
 // process is a child that ends with us.
