@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/featuremill/featuremill/domain/corpus"
 )
@@ -23,8 +24,11 @@ type Dropped struct {
 	Tokens    int64 // rests that were too short
 }
 
-// batchRows is how many rows are in memory as text at once.
-const batchRows = 128
+// batchRows is how many rows are in memory as text at once; firstRows is the same for a sample.
+const (
+	batchRows = 128
+	firstRows = 8
+)
 
 // Build makes chunk number index of a corpus: rows index × ChunkRows … of the seeded order, each tokenised as a
 // whole (special tokens that it spells out are found, none are added) and cut.
@@ -37,6 +41,29 @@ const batchRows = 128
 // A row of token ids that begins with BOSID already is not given another. The dataset's rows must be text, or
 // tok may be nil.
 func Build(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, index int) (*Chunk, error) {
+	c, err := cut(ctx, d, tok, o, index, batchRows, math.MaxInt64)
+	if err != nil {
+		return nil, err
+	}
+	c.finish()
+	return c.chunk, nil
+}
+
+// First returns the first sequences of chunk 0, at least as many as hold the given number of tokens if there are
+// so many: a sample for little work.
+func First(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, tokens int64) ([]corpus.Sequence, error) {
+	c, err := cut(ctx, d, tok, o, 0, firstRows, tokens)
+	if err != nil {
+		return nil, err
+	}
+	if c.chunk.Tokens < tokens {
+		c.finish()
+	}
+	return c.chunk.Sequences, nil
+}
+
+// cut reads a chunk's rows, some at once, until enough tokens stand in sequences.
+func cut(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, index, atOnce int, enough int64) (*cutter, error) {
 	o, err := o.resolved()
 	if err != nil {
 		return nil, err
@@ -59,12 +86,12 @@ func Build(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, ind
 
 	c := &cutter{options: o, chunk: &Chunk{Index: index}}
 	order := newPermutation(uint64(d.Rows()), o.Seed)
-	first, last := int64(index)*ChunkRows, min(int64(index+1)*ChunkRows, d.Rows())
-	rows := make([]int64, 0, batchRows)
-	for first < last {
+	next, last := int64(index)*ChunkRows, min(int64(index+1)*ChunkRows, d.Rows())
+	rows := make([]int64, 0, atOnce)
+	for next < last && c.chunk.Tokens < enough {
 		rows = rows[:0]
-		for ; first < last && len(rows) < batchRows; first++ {
-			rows = append(rows, int64(order.at(uint64(first))))
+		for ; next < last && len(rows) < atOnce; next++ {
+			rows = append(rows, int64(order.at(uint64(next))))
 		}
 		encoded, err := encodeRows(ctx, d, tok, rows)
 		if err != nil {
@@ -74,8 +101,7 @@ func Build(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, ind
 			c.row(rows[i], e)
 		}
 	}
-	c.finish()
-	return c.chunk, nil
+	return c, nil
 }
 
 // encodeRows returns the rows' tokens. Offsets are nil for rows that came as tokens.

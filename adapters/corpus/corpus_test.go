@@ -237,6 +237,26 @@ func TestALongerRunKeepsTheSequencesOfAShorterOne(t *testing.T) {
 	require.ErrorContains(t, err, "chunk 3 is not in the corpus, which has 3 chunks")
 }
 
+func TestTheFirstSequencesAreThoseOfChunkZero(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d, o := datasetOf(genTexts(t)...), genOptions(t)
+		chunk, err := Build(t.Context(), d, toyTokenizer{}, o, 0)
+		require.NoError(t, err)
+		wanted := rapid.Int64Range(0, 2*chunk.Tokens).Draw(t, "tokens")
+		first, err := First(t.Context(), d, toyTokenizer{}, o, wanted)
+		require.NoError(t, err)
+		if len(first) > 0 {
+			require.Equal(t, chunk.Sequences[:len(first)], first)
+		}
+		var tokens int64
+		for _, s := range first {
+			tokens += int64(len(s.Tokens))
+		}
+		require.GreaterOrEqual(t, tokens, min(wanted, chunk.Tokens))
+	})
+}
+
 func TestThePermutationIsASeededOrderOfAllRows(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -401,6 +421,15 @@ func TestManyReadersOfACorpusShareASmallCache(t *testing.T) {
 	require.ErrorContains(t, err, "chunk 0 of the corpus is not there")
 }
 
+// The digest of the content is in events and must never change; the bytes of a file may, with its encoder.
+func TestAShardsDigestIsPinned(t *testing.T) {
+	t.Parallel()
+	chunk, err := Build(t.Context(), datasetOf("the union is strong and the river is long, again and again and again", "seventeen letters of words that go on and on and on and on"), toyTokenizer{}, Options{Mode: Packed, ContextLength: 12, PrependBOS: true, BOSID: 1, MinRest: 1}, 0)
+	require.NoError(t, err)
+	_, _, summary := buildShard(t, chunk.Sequences...)
+	require.Equal(t, "9851252d369d78d6ec68b106879dade69ef633b661b49a65a7e006046caae133", summary.ContentSHA256)
+}
+
 func TestBrokenShardsAreRefused(t *testing.T) {
 	t.Parallel()
 	_, file, _ := buildShard(t, corpus.Sequence{Tokens: []int32{1, 2, 3}, Pieces: []corpus.Piece{{}}})
@@ -441,4 +470,32 @@ func TestAVocabularyComesBackByteForByte(t *testing.T) {
 	require.Equal(t, "abc", digest)
 	_, _, err = ReadVocabulary(bytes.NewReader(nil), 0)
 	require.Error(t, err)
+}
+
+func FuzzShard(f *testing.F) {
+	chunk, err := Build(f.Context(), datasetOf("the union is strong and the river is long", "seventeen letters of words"), toyTokenizer{}, Options{ContextLength: 4, PrependBOS: true, BOSID: 1, MinRest: 1}, 0)
+	require.NoError(f, err)
+	_, file, _ := buildShard(f, chunk.Sequences...)
+	f.Add(file)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := OpenShard(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			return
+		}
+		for i := range min(s.Sequences(), 100) {
+			if got, err := s.Sequence(i); err == nil {
+				require.Empty(t, invalid(got))
+			}
+		}
+	})
+}
+
+func FuzzVocabulary(f *testing.F) {
+	var file bytes.Buffer
+	_, err := WriteVocabulary(&file, "abc", []corpus.Token{{Piece: "<s>", Text: "<s>", Special: true}, {Piece: "Ġbank", Text: " bank"}})
+	require.NoError(f, err)
+	f.Add(file.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, _, _ = ReadVocabulary(bytes.NewReader(data), int64(len(data)))
+	})
 }

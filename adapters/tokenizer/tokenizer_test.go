@@ -29,7 +29,7 @@ type golden struct {
 	mask                       []int
 }
 
-func gunzip(t *testing.T, name string) []byte {
+func gunzip(t testing.TB, name string) []byte {
 	t.Helper()
 	file, err := os.Open(filepath.Join("testdata", name))
 	require.NoError(t, err)
@@ -79,7 +79,7 @@ func goldens(t *testing.T, name string) []golden {
 	return out
 }
 
-func smollm2(t *testing.T) checkpoint.GGUFTokenizer {
+func smollm2(t testing.TB) checkpoint.GGUFTokenizer {
 	t.Helper()
 	var facts struct {
 		Model      string
@@ -307,7 +307,7 @@ func TestPaddingAndTruncationOfTheFileAreCleared(t *testing.T) {
 }
 
 func BenchmarkEncodeBatch(b *testing.B) {
-	facts := smollm2(&testing.T{})
+	facts := smollm2(b)
 	data, err := FromGGUF(facts)
 	require.NoError(b, err)
 	tk, err := LoadBytes(data)
