@@ -74,6 +74,20 @@ char *fm_load_library(const char *name) {
   return copy(dlerror());
 }
 
+char *fm_gpu_name(int device) {
+  void *driver = dlopen("libcuda.so.1", RTLD_LAZY);
+  if (!driver)
+    return copy("");
+  auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  auto get = reinterpret_cast<int (*)(int *, int)>(dlsym(driver, "cuDeviceGet"));
+  auto name = reinterpret_cast<int (*)(char *, int, int)>(dlsym(driver, "cuDeviceGetName"));
+  char text[256] = "";
+  int handle = 0;
+  if (!init || !get || !name || init(0) || get(&handle, device) || name(text, sizeof text, handle))
+    return copy("");
+  return copy(text);
+}
+
 char *fm_libtorch_version(void) { return copy(TORCH_VERSION); }
 char *fm_cpu_capability(void) { return copy(at::get_cpu_capability()); }
 

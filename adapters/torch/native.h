@@ -21,6 +21,8 @@ int fm_threads(void);
 void fm_keep_allocator_flat(void);
 
 char *fm_load_library(const char *name);
+// The driver's name of a GPU, "" where there is none.
+char *fm_gpu_name(int device);
 char *fm_libtorch_version(void);
 char *fm_mkl_version(void);
 char *fm_cpu_capability(void);

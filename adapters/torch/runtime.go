@@ -19,24 +19,14 @@ import (
 	"unsafe"
 
 	lib "github.com/sugarme/gotch/libtch"
+
+	"github.com/featuremill/featuremill/domain/extraction"
 )
 
 // Options say what a runtime computes with.
 type Options struct {
 	Device  string // "cpu" (also "") or "cuda:N"
 	Threads int    // of one operation on the CPU; 0 = all cores that the process may use
-}
-
-// Profile is what a number may depend on beside model, SAE and input: two runtimes with equal
-// profiles give equal bits.
-type Profile struct {
-	Device   string `json:"device"` // "cpu", "cuda:0"
-	DType    string `json:"dtype"`  // "float32"
-	Threads  int    `json:"threads"`
-	ISA      string `json:"isa"`      // of our own kernels: "avx512", "avx2", "baseline"
-	Libtorch string `json:"libtorch"` // "2.1.1"
-	MKL      string `json:"mkl"`      // "2022.2", "" = none inside
-	Branch   string `json:"branch"`   // MKL_CBWR branch in force: "AVX512", "AVX2", …
 }
 
 // DeviceError says that a device cannot be had, and why.
@@ -51,7 +41,7 @@ var ErrClosed = errors.New("the libtorch runtime is closed")
 // OS thread that starts parallel work, and libtorch's error text is thread-local: work from many
 // threads would multiply the first and lose the second.
 type Runtime struct {
-	profile Profile
+	profile extraction.ComputeProfile
 	device  device
 	work    chan func()
 	stop    chan struct{}
@@ -81,8 +71,8 @@ func Start(o Options) (*Runtime, error) {
 	return r, nil
 }
 
-// Profile is the compute profile in force.
-func (r *Runtime) Profile() Profile { return r.profile }
+// Profile is the compute profile in force: two runtimes with equal profiles give equal bits.
+func (r *Runtime) Profile() extraction.ComputeProfile { return r.profile }
 
 // Close waits for the work in hand and ends the thread. Models and SAEs must be closed before.
 func (r *Runtime) Close() error {
@@ -122,14 +112,16 @@ func (r *Runtime) setUp(o Options) error {
 	if err := r.device.open(); err != nil {
 		return err
 	}
-	r.profile = Profile{
-		Device:   r.device.String(),
+	r.profile = extraction.ComputeProfile{
+		Device:   r.device.description(),
 		DType:    "float32",
 		Threads:  int(C.fm_threads()),
 		ISA:      C.GoString(C.fm_kernels_isa()),
 		Libtorch: goString(C.fm_libtorch_version()),
-		MKL:      mklVersion(goString(C.fm_mkl_version())),
-		Branch:   branchName(int(C.fm_mkl_branch())),
+	}
+	// "2022.2 AVX512": the version, and the branch that is in force, which MKL itself says.
+	if version := mklVersion(goString(C.fm_mkl_version())); version != "" {
+		r.profile.MKL = version + " " + branchName(int(C.fm_mkl_branch()))
 	}
 	return nil
 }
@@ -184,6 +176,16 @@ func (d device) String() string {
 		return "cpu"
 	}
 	return fmt.Sprintf("cuda:%d", int(d))
+}
+
+// description is the GPU's name, or "cpu": the same number on two machines may be two GPUs.
+func (d device) description() string {
+	if d != cpu {
+		if name := goString(C.fm_gpu_name(C.int(d))); name != "" {
+			return name
+		}
+	}
+	return d.String()
 }
 
 // open loads CUDA's part of libtorch only when it is asked for, so that one binary runs with and
