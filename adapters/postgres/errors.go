@@ -70,7 +70,7 @@ func unavailable(err error) error {
 // passing says whether a SQLSTATE is the server's state and not the statement's fault.
 func passing(code string) bool {
 	switch code {
-	case "40001", "40P01", // serialization failure, deadlock
+	case "40001", "40P01", // serialisation failure, deadlock
 		"55P03",          // lock_timeout
 		"25P03", "25P04": // idle_in_transaction, transaction timeout
 		return true

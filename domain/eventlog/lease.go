@@ -29,7 +29,7 @@ type Claim struct {
 
 // Progress is what a heartbeat tells. It is telemetry, not history.
 type Progress struct {
-	Batches   int64           // grows with every batch; a lease whose counter stands still counts as lost
+	Batches   int64           // grows with every batch, or whatever else shows that work gets on; a lease whose counter stands still counts as lost
 	BatchTime time.Duration   // of the latest batch; 0 = not known yet
 	Detail    json.RawMessage // for people: tokens a second, current sequence …; nil = none
 }

@@ -263,6 +263,7 @@ begin
         content[i] := '\x00000020'::bytea || digest || '\x00000020'::bytea || sha256(convert_to(metadatas[i], 'UTF8'));
     end loop;
 
+    perform pg_notify('featuremill_events', ''); -- sent by the commit
     perform pg_advisory_xact_lock(1179471180, 1); -- released by the commit
     select e.position, e.hash, e.recorded_at into tail from events e order by e.position desc limit 1;
     first_position := coalesce(tail.position, 0) + 1;
@@ -291,7 +292,6 @@ begin
         values (side #>> '{idempotency,key}', decode(side #>> '{idempotency,fingerprint}', 'hex'), (side #>> '{idempotency,status}')::integer,
                 side #>> '{idempotency,resource}', first_position, first_position + n - 1, recorded);
     end if;
-    perform pg_notify('featuremill_events', '');
 end
 $$;
 -- +goose StatementEnd

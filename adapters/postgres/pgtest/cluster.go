@@ -58,6 +58,8 @@ func startCopy(ctx context.Context, cached string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
+	_ = os.Chtimes(cached, now, now) // in use, see forget
 	if err := copyTree(cached, filepath.Join(s.dir, "data")); err != nil {
 		return nil, errors.Join(err, s.remove())
 	}
@@ -110,6 +112,7 @@ func makeCluster(ctx context.Context, target string) (err error) {
 	if err = errors.Join(err, srv.pg.Stop(ctx)); err != nil {
 		return err
 	}
+	forget(filepath.Dir(target))
 	if err := os.RemoveAll(target + ".tmp"); err != nil {
 		return err
 	}
@@ -117,6 +120,16 @@ func makeCluster(ctx context.Context, target string) (err error) {
 		return err
 	}
 	return os.Rename(target+".tmp", target)
+}
+
+// forget removes the clusters of migrations that nobody has tested for a while.
+func forget(dir string) {
+	clusters, _ := os.ReadDir(dir) // what cannot be read stays
+	for _, c := range clusters {
+		if info, err := c.Info(); err == nil && c.IsDir() && time.Since(info.ModTime()) > 7*24*time.Hour {
+			_ = os.RemoveAll(filepath.Join(dir, c.Name()))
+		}
+	}
 }
 
 // state is the folder of one server. Its lock says that the process is alive.
