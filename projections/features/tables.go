@@ -159,6 +159,8 @@ create table vocabulary (
     primary key (vocabulary_sha256, id)
 );
 
+create view feature_extractions as select * from extractions;
+create view feature_corpora as select * from corpora;
 create view feature_folds as
     select f.extraction_id, f.folded_version, f.generation, f.features, f.fold_error, f.statistics, f.folded_at
     from folds f;

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,6 +76,7 @@ func BenchmarkRun(b *testing.B) {
 	runtime.ReadMemStats(&before)
 	examples := 0
 	stop, peak := watchHeap()
+	cpu := cpuTime(b)
 	b.ResetTimer()
 	for range b.N {
 		examples = 0
@@ -86,6 +88,7 @@ func BenchmarkRun(b *testing.B) {
 	}
 	b.StopTimer()
 	close(stop)
+	b.ReportMetric((cpuTime(b) - cpu).Seconds()/float64(b.N), "CPU-s/op") // the machine may be loaded
 	b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mpostings/s")
 	b.ReportMetric(float64(rows)/1e6, "Mpostings")
 	b.ReportMetric(float64(examples), "examples")
@@ -101,6 +104,13 @@ func distinct(c *postings.Columns) *postings.Columns {
 		}
 	}
 	return d
+}
+
+// cpuTime is what the process has used so far, on all cores.
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // watchHeap looks at the heap ten times a second until stop is closed.

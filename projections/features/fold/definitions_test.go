@@ -189,3 +189,17 @@ func TestBitmapCounts(t *testing.T) {
 		require.Equal(t, want, b.count(int64(from), int64(to)))
 	})
 }
+
+func TestTheSmallestAreThoseOfTheSortedKeys(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		keys := rapid.SliceOfN(rapid.OneOf(rapid.Uint64(), rapid.Uint64Range(0, 5)), 0, 600).Draw(t, "keys")
+		n := rapid.IntRange(0, 700).Draw(t, "n")
+		sorted := slices.Sorted(slices.Values(keys))
+		got := smallest(keys, n)
+		require.Len(t, got, min(n, len(keys)))
+		for i, k := range got {
+			require.Equal(t, sorted[i], k)
+		}
+	})
+}

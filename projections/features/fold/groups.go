@@ -1,7 +1,5 @@
 package fold
 
-import "slices"
-
 // contextGroups counts the documents whose strongest firing has the same context, and keeps the first of each
 // by its sort key: a hash table that is emptied in no time.
 //
@@ -67,6 +65,5 @@ func (g *contextGroups) strongest(keys []uint64, n int) []uint64 {
 	for _, at := range g.used {
 		keys = append(keys, g.slots[at].key)
 	}
-	slices.Sort(keys)
-	return keys[:min(n, len(keys))]
+	return smallest(keys, n)
 }

@@ -231,9 +231,8 @@ func (w *worker) tokenTable(l *Latent) {
 	for _, id := range w.tokens { // ascending: the larger count first, then by id
 		w.order = append(w.order, uint64(math.MaxUint32-w.tokenCount[id])<<32|uint64(id))
 	}
-	slices.Sort(w.order)
 	l.Tokens = make([]Token, keep)
-	for i, key := range w.order[:keep] {
+	for i, key := range smallest(w.order, keep) {
 		id := int32(uint32(key))
 		n := w.tokenCount[id]
 		l.Tokens[i] = Token{

@@ -1,0 +1,302 @@
+package features
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/featuremill/featuremill/domain/source"
+)
+
+// ErrNotFolded says that the extraction is not there, or has no folded numbers yet.
+var ErrNotFolded = errors.New("no features yet")
+
+// Queries reads what is current. It is safe for concurrent use.
+type Queries struct {
+	pool *pgxpool.Pool
+}
+
+// NewQueries returns queries on the views of the schema public.
+func NewQueries(pool *pgxpool.Pool) *Queries { return &Queries{pool: pool} }
+
+// Generation is the current fold of an extraction.
+type Generation struct {
+	Extraction    string
+	Source        source.Source
+	Generation    int64
+	FoldedVersion int64
+	FoldedAt      time.Time
+	Features      int // alive latents
+	Latents       int
+	CorpusID      string
+	Newest        bool // the source's newest extraction with a fold
+	Statistics    Statistics
+
+	vocabulary string // sha256
+}
+
+// Of returns the current fold of an extraction; ErrNotFolded if there is none.
+func (q *Queries) Of(ctx context.Context, extractionID string) (Generation, error) {
+	return q.generation(ctx, `e.extraction_id = $1`, extractionID)
+}
+
+// Newest returns the fold of the source's newest extraction that has one.
+func (q *Queries) Newest(ctx context.Context, s source.Source) (Generation, error) {
+	return q.generation(ctx, `e.source_key = $1`, s.Key())
+}
+
+// Resolve returns the fold that a latent's numbers come from: of the extraction that was asked for, else the newest.
+func (q *Queries) Resolve(ctx context.Context, l source.Latent) (Generation, error) {
+	if l.Extraction == "" {
+		return q.Newest(ctx, l.Source)
+	}
+	g, err := q.Of(ctx, l.Extraction)
+	if err == nil && g.Source != l.Source {
+		return Generation{}, ErrNotFolded
+	}
+	return g, err
+}
+
+func (q *Queries) generation(ctx context.Context, where string, arg string) (Generation, error) {
+	var g Generation
+	var key string
+	var corpusID, vocabulary *string
+	var statistics []byte
+	err := q.pool.QueryRow(ctx, `
+select e.extraction_id, e.source_key, f.generation, f.folded_version, f.folded_at, f.features, e.latents, e.corpus_id, c.vocabulary_sha256, f.statistics,
+    not exists (select from feature_extractions n join feature_folds nf using (extraction_id)
+                where n.source_key = e.source_key and not n.deleted and nf.generation is not null and n.requested > e.requested)
+from feature_extractions e join feature_folds f using (extraction_id) left join feature_corpora c on c.corpus_id = e.corpus_id
+where `+where+` and not e.deleted and f.generation is not null
+order by e.requested desc limit 1`, arg).
+		Scan(&g.Extraction, &key, &g.Generation, &g.FoldedVersion, &g.FoldedAt, &g.Features, &g.Latents, &corpusID, &vocabulary, &statistics, &g.Newest)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Generation{}, ErrNotFolded
+	}
+	if err != nil {
+		return Generation{}, err
+	}
+	if corpusID != nil {
+		g.CorpusID = *corpusID
+	}
+	if vocabulary != nil {
+		g.vocabulary = *vocabulary
+	}
+	if g.Source, err = source.FromKey(key); err != nil {
+		return Generation{}, err
+	}
+	return g, json.Unmarshal(statistics, &g.Statistics)
+}
+
+// ID is how a latent is named in lists of this generation: without a suffix where it is the newest.
+func (g Generation) ID(latent int) string {
+	id := g.Source.FeatureID(latent)
+	if !g.Newest {
+		id += "@" + g.Extraction
+	}
+	return id
+}
+
+// Feature is a latent with its numbers and its label.
+type Feature struct {
+	Latent                int
+	Firings               int64
+	FiringDocuments       int64
+	Density               float64
+	DensityLow            *float64
+	DensityHigh           *float64
+	ActivationFrequency   float64
+	MaxActivation         float32
+	MeanActivation        float64
+	StdActivation         float64
+	SinkShare             float64
+	InterpretabilityScore float64
+	TopToken              string // piece; "" for a dead latent
+	TopTokenShare         float64
+	DistinctTokens        int
+
+	Name, Category, Description, Notes string
+	NameSource                         string // user, llm, import; "" where nobody named it
+	Starred                            bool
+	LabelledAt                         *time.Time
+
+	Example *Example // in lists: the strongest example
+}
+
+const featureColumns = `f.latent, f.firings, f.firing_documents, f.density, f.density_low, f.density_high, f.activation_frequency, f.max_activation,
+f.mean_activation, f.std_activation, f.sink_share, f.interpretability_score, coalesce(v.piece, ''), coalesce(f.top_token_share, 0), f.distinct_tokens,
+coalesce(l.name, ''), coalesce(l.category, ''), coalesce(l.description, ''), coalesce(l.notes, ''), coalesce(l.name_source, ''), coalesce(l.starred, false), l.updated_at`
+
+func scanFeature(row pgx.CollectableRow) (f Feature, err error) {
+	err = row.Scan(&f.Latent, &f.Firings, &f.FiringDocuments, &f.Density, &f.DensityLow, &f.DensityHigh, &f.ActivationFrequency, &f.MaxActivation,
+		&f.MeanActivation, &f.StdActivation, &f.SinkShare, &f.InterpretabilityScore, &f.TopToken, &f.TopTokenShare, &f.DistinctTokens,
+		&f.Name, &f.Category, &f.Description, &f.Notes, &f.NameSource, &f.Starred, &f.LabelledAt)
+	return f, err
+}
+
+// ListOptions choose and order features. Nil and "" = no such filter.
+type ListOptions struct {
+	Search             string // digits: this latent; else in name, category, description, or in a token that it fires on
+	Sort               string // see Sorts; "" = density
+	Ascending          bool
+	Starred            *bool
+	MinFrequency       *float64 // of activation_frequency, fraction
+	MaxFrequency       *float64
+	MinDensity         *float64
+	MaxDensity         *float64
+	MinMaxActivation   *float64
+	MaxMaxActivation   *float64
+	MinTopTokenShare   *float64
+	MaxTopTokenShare   *float64
+	MinFiringDocuments *int64
+	IncludeDead        bool
+	Limit, Offset      int
+	Examples           bool // with each feature's strongest example
+}
+
+// sorts maps the names that clients send to columns.
+var sorts = map[string]string{
+	"":                       "f.density",
+	"density":                "f.density",
+	"activation_freq":        "f.activation_frequency",
+	"activation_frequency":   "f.activation_frequency",
+	"max_activation":         "f.max_activation",
+	"mean_activation":        "f.mean_activation",
+	"sink_share":             "f.sink_share",
+	"top_token_share":        "f.top_token_share",
+	"firing_documents":       "f.firing_documents",
+	"interpretability":       "f.interpretability_score",
+	"interpretability_score": "f.interpretability_score",
+	"feature_id":             "f.latent",
+	"neuron_index":           "f.latent",
+	"name":                   "nullif(l.name, '')",
+	"category":               "nullif(l.category, '')",
+}
+
+// Sorts returns the names by which features can be ordered.
+func Sorts() []string {
+	return []string{"density", "activation_freq", "max_activation", "mean_activation", "sink_share", "top_token_share", "firing_documents", "interpretability", "feature_id", "name", "category"}
+}
+
+// Page is a part of a list.
+type Page struct {
+	Features []Feature
+	Total    int // that the filters let through
+	Neurons  int // all latents, dead ones too
+	// Of what the filters let through:
+	MeanFrequency        float64
+	InterpretablePercent float64 // share with interpretability_score > 0.5, in per cent; for old clients only
+}
+
+// List returns features of a generation.
+func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, error) {
+	column, ok := sorts[o.Sort]
+	if !ok {
+		return Page{}, fmt.Errorf("sort %q: want one of %s", o.Sort, strings.Join(Sorts(), ", "))
+	}
+	args := []any{g.Generation, g.Source.Key(), g.vocabulary}
+	where := []string{"f.generation = $1"}
+	add := func(format string, v any) {
+		args = append(args, v)
+		where = append(where, fmt.Sprintf(format, len(args)))
+	}
+	if !o.IncludeDead {
+		where = append(where, "f.firings > 0")
+	}
+	for _, b := range []struct {
+		v      *float64
+		format string
+	}{
+		{o.MinFrequency, "f.activation_frequency >= $%d"}, {o.MaxFrequency, "f.activation_frequency <= $%d"},
+		{o.MinDensity, "f.density >= $%d"}, {o.MaxDensity, "f.density <= $%d"},
+		{o.MinMaxActivation, "f.max_activation >= $%d"}, {o.MaxMaxActivation, "f.max_activation <= $%d"},
+		{o.MinTopTokenShare, "f.top_token_share >= $%d"}, {o.MaxTopTokenShare, "f.top_token_share <= $%d"},
+	} {
+		if b.v != nil {
+			add(b.format, *b.v)
+		}
+	}
+	if o.MinFiringDocuments != nil {
+		add("f.firing_documents >= $%d", *o.MinFiringDocuments)
+	}
+	if o.Starred != nil {
+		add("coalesce(l.starred, false) = $%d", *o.Starred)
+	}
+	if s := strings.TrimSpace(o.Search); s != "" {
+		if n := latentNumber(s); n >= 0 {
+			add("f.latent = $%d", n)
+		} else {
+			// A token is what people look for most; blanks are ▁ or Ġ in pieces.
+			pattern := "%" + likeEscaper.Replace(s) + "%"
+			piece := "%" + strings.NewReplacer(" ", "_").Replace(likeEscaper.Replace(s)) + "%"
+			args = append(args, pattern, piece)
+			where = append(where, fmt.Sprintf(`(l.name ilike $%[1]d or l.category ilike $%[1]d or l.description ilike $%[1]d or f.latent in (
+select t.latent from feature_tokens t where t.generation = $1 and t.token in (select id from vocabulary where piece ilike $%[2]d and vocabulary_sha256 = $3)))`, len(args)-1, len(args)))
+		}
+	}
+	direction := "desc nulls last"
+	if o.Ascending {
+		direction = "asc nulls last"
+	}
+	if strings.HasPrefix(column, "f.") && column != "f.top_token_share" {
+		direction = strings.TrimSuffix(direction, " nulls last") // never null: an index can give the order
+	}
+	conditions := strings.Join(where, " and ")
+	labels := ""
+	if strings.Contains(conditions, "l.") || strings.Contains(column, "l.") {
+		labels = `left join feature_labels l on l.source_key = $2 and l.latent = f.latent`
+	}
+	page := Page{Neurons: g.Latents}
+	tie := "f.latent"
+	if column == "f.latent" {
+		tie = "1"
+	}
+	args = append(args, o.Limit, o.Offset)
+	list := fmt.Sprintf(`
+with page as (select f.latent, row_number() over () as place from (select f.latent from features f %s where %s order by %s %s, %s limit $%d offset $%d) f)
+select %s from page join features f on f.generation = $1 and f.latent = page.latent
+left join feature_labels l on l.source_key = $2 and l.latent = f.latent
+left join vocabulary v on v.id = f.top_token and v.vocabulary_sha256 = $3
+order by page.place`, labels, conditions, column, direction, tie, len(args)-1, len(args), featureColumns)
+	// The parameters that only the list uses are named too: PostgreSQL wants to know the type of each.
+	count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f %s where %s and ($2::text, $3::text, $%d::int, $%d::int) is not null`, labels, conditions, len(args)-1, len(args))
+
+	batch := &pgx.Batch{}
+	batch.Queue(list, args...)
+	batch.Queue(count, args...)
+	results := q.pool.SendBatch(ctx, batch)
+	rows, err := results.Query()
+	if err == nil {
+		page.Features, err = pgx.CollectRows(rows, scanFeature)
+	}
+	if err == nil {
+		err = results.QueryRow().Scan(&page.Total, &page.MeanFrequency, &page.InterpretablePercent)
+	}
+	if err := errors.Join(err, results.Close()); err != nil {
+		return Page{}, fmt.Errorf("list features: %w", err)
+	}
+	if o.Examples {
+		err = q.strongest(ctx, g, page.Features)
+	}
+	return page, err
+}
+
+// likeEscaper makes a string match itself in LIKE.
+var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+func latentNumber(s string) int {
+	n := 0
+	for _, r := range s {
+		if r < '0' || r > '9' || n > 1<<24 {
+			return -1
+		}
+		n = n*10 + int(r-'0')
+	}
+	return n
+}
