@@ -13,6 +13,8 @@ const (
 	maxPageIndex = 256 << 20
 	maxGroups    = math.MaxInt16
 	maxPageBytes = 1 << 20 // of one column, compressed or not
+	minPageBytes = 16      // a page's header alone has more
+	maxPairs     = 64
 )
 
 const columns = 4
@@ -113,7 +115,11 @@ func (f *footer) decode(buf []byte) error {
 	d.structure(func(field int, kind byte) bool {
 		switch {
 		case field == 2 && kind == kindList:
-			d.list(kindStruct, func(int) {
+			d.list(kindStruct, func(i int) {
+				if i > columns {
+					d.fail(fmt.Errorf("more than %d columns", columns))
+					return
+				}
 				d.structure(func(field int, kind byte) bool {
 					if field != 4 || kind != kindBinary {
 						return false
@@ -133,7 +139,11 @@ func (f *footer) decode(buf []byte) error {
 				f.groups = append(f.groups, decodeGroup(d))
 			})
 		case field == 5 && kind == kindList:
-			d.list(kindStruct, func(int) {
+			d.list(kindStruct, func(i int) {
+				if i >= maxPairs {
+					d.fail(fmt.Errorf("more than %d entries", maxPairs))
+					return
+				}
 				var key, value string
 				d.structure(func(field int, kind byte) bool {
 					switch {
@@ -266,6 +276,7 @@ func (f *footer) readPageIndex(r io.ReaderAt, end int64) ([]page, error) {
 		return buf[e.offset-start : e.offset-start+e.length], nil
 	}
 	var pages []page
+	data := dataRun{end: start}
 	for i, g := range f.groups {
 		first := len(pages)
 		for k := range columns {
@@ -273,7 +284,7 @@ func (f *footer) readPageIndex(r io.ReaderAt, end int64) ([]page, error) {
 			if err != nil {
 				return nil, err
 			}
-			if pages, err = decodePages(b, pages, first, k, i, g.rows, start); err != nil {
+			if pages, err = data.decodePages(b, pages, first, k, i, g.rows); err != nil {
 				return nil, fmt.Errorf("page index of row group %d, column %s: %w", i, columnNames[k], err)
 			}
 		}
@@ -293,9 +304,15 @@ func (f *footer) readPageIndex(r io.ReaderAt, end int64) ([]page, error) {
 	return pages, nil
 }
 
+// dataRun is where the data of pages may be: one page after the other, so that a small index cannot name more pages
+// than the file has room for.
+type dataRun struct {
+	at, end int64
+}
+
 // decodePages reads the offset index of column k of a row group: with column 0 it adds the group's pages,
-// with the others it checks that they cut the rows in the same places. limit is where page data must end.
-func decodePages(b []byte, pages []page, first, k, groupIndex int, rows, limit int64) ([]page, error) {
+// with the others it checks that they cut the rows in the same places.
+func (r *dataRun) decodePages(b []byte, pages []page, first, k, groupIndex int, rows int64) ([]page, error) {
 	d := &compact{buf: b}
 	count := 0
 	var starts []int64
@@ -319,10 +336,11 @@ func decodePages(b []byte, pages []page, first, k, groupIndex int, rows, limit i
 				}
 				return true
 			})
-			if !at.inside(limit) || at.length == 0 || at.length > maxPageBytes {
+			if !at.inside(r.end) || at.offset < r.at || at.length < minPageBytes || at.length > maxPageBytes {
 				d.fail(fmt.Errorf("page %d is at %d + %d", i, at.offset, at.length))
 				return
 			}
+			r.at = at.offset + at.length
 			if k == 0 {
 				pages = append(pages, page{group: groupIndex})
 			} else if first+i >= len(pages) {

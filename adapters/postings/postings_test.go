@@ -230,7 +230,7 @@ func TestWriteRefuses(t *testing.T) {
 
 func TestAChangedByteIsAnErrorAndNotOtherRows(t *testing.T) {
 	t.Parallel()
-	c, m := sample(4, 50, 0, 8, 32, 2000)
+	c, m := sample(4, 50, 0, 4, 32, 300)
 	file, summary := write(t, c, m)
 	for i := range file {
 		for _, flip := range []byte{0x01, 0x80} {

@@ -19,9 +19,11 @@ type Reader struct {
 	meta  Metadata
 	rows  int64
 	pages []page
-	// scans are kept for the next Scan: a zstd decoder and page buffers.
-	scans sync.Pool
 }
+
+// scans keeps the working memory of finished scans, a megabyte each, for those of any Reader: a fold has dozens of
+// Readers open and scans a few at a time.
+var scans sync.Pool
 
 // Open reads the footer and the page index. The rows are checked as they are read.
 func Open(r io.ReaderAt, size int64) (*Reader, error) {
@@ -96,11 +98,11 @@ func (r *Reader) Scan(ctx context.Context, from, to uint32, visit func(latent, s
 	if len(pages) == 0 {
 		return nil
 	}
-	s, err := r.scan()
+	s, err := newScan()
 	if err != nil {
 		return err
 	}
-	defer r.scans.Put(s)
+	defer scans.Put(s)
 	s.started = false
 	for len(pages) > 0 {
 		if err := ctx.Err(); err != nil {
@@ -132,7 +134,7 @@ func (r *Reader) Scan(ctx context.Context, from, to uint32, visit func(latent, s
 	return nil
 }
 
-const pagesAtOnce = 16
+const pagesAtOnce = 8
 
 // scan is the working memory of one Scan.
 type scan struct {
@@ -147,8 +149,8 @@ type scan struct {
 	offset   uint16
 }
 
-func (r *Reader) scan() (*scan, error) {
-	if s, ok := r.scans.Get().(*scan); ok {
+func newScan() (*scan, error) {
+	if s, ok := scans.Get().(*scan); ok {
 		return s, nil
 	}
 	d, err := newDecoder()

@@ -88,7 +88,7 @@ func BenchmarkRun(b *testing.B) {
 	}
 	b.StopTimer()
 	close(stop)
-	b.ReportMetric((cpuTime(b) - cpu).Seconds()/float64(b.N), "CPU-s/op") // the machine may be loaded
+	b.ReportMetric((cpuTime(b)-cpu).Seconds()/float64(b.N), "CPU-s/op") // the machine may be loaded
 	b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mpostings/s")
 	b.ReportMetric(float64(rows)/1e6, "Mpostings")
 	b.ReportMetric(float64(examples), "examples")

@@ -79,7 +79,7 @@ func (w *worker) read(ctx context.Context, r latentRange) error {
 		return fmt.Errorf("latents %d … %d have %d postings, more than %d", r.from, r.to-1, held, math.MaxInt32)
 	}
 	if int64(cap(w.rows)) < held {
-		w.rows = make([]posting, 0, held)
+		w.rows = make([]posting, 0, held+held/8)
 	}
 	w.rows, w.starts = w.rows[:0], w.starts[:0]
 	for _, p := range w.parts {
