@@ -51,7 +51,7 @@ func (l *Log) append(ctx context.Context, r eventlog.Request, archive []event.ID
 		if ctx.Err() != nil || attempt == len(retryPauses) || !ours && !outcomeUnknown(err) {
 			return eventlog.Appended{}, refused
 		}
-		l.cfg.Logger.WarnContext(ctx, "an append is repeated: its outcome is unknown", "attempt", attempt+1, "error", err)
+		l.cfg.Logger.WarnContext(ctx, "an append is repeated: it got no answer", "attempt", attempt+1, "error", err)
 		select {
 		case <-ctx.Done():
 			return eventlog.Appended{}, refused

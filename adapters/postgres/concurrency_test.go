@@ -286,3 +286,42 @@ func TestWhoWaitsIsWokenByAnAppend(t *testing.T) {
 	_, err = log.Wait(cancelled, 1)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+func TestAListenerWhoseConnectionBrokeComesBack(t *testing.T) {
+	t.Parallel()
+	log := open(t, func(c *postgres.Config) { c.PollTime = 10 * time.Millisecond })
+	wake, stop := log.Listen()
+	defer stop()
+	<-wake
+	_, err := log.Pool().Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query = 'listen featuremill_events'`)
+	require.NoError(t, err)
+	<-wake // connected again
+	_, err = log.Append(t.Context(), to("a", 0, note("x")))
+	require.NoError(t, err)
+	<-wake
+}
+
+func TestALongPlanOpensItsWorkInOneAppend(t *testing.T) {
+	t.Parallel()
+	const segments = 10_000
+	log := open(t)
+	// Ten facts, because one may have 256 KiB.
+	events := make([]event.Proposed, 10)
+	for i := range events {
+		effects := make([]eventlog.Effect, segments/len(events))
+		for j := range effects {
+			effects[j] = eventlog.OpenWork{Work: eventlog.Work{Kind: "segment", Subject: "a", Index: i*len(effects) + j}}
+		}
+		events[i] = note("planned", effects...)
+	}
+	_, err := log.Append(t.Context(), to("a", 0, events...))
+	require.NoError(t, err)
+	for i := range 3 {
+		require.Equal(t, i, claim(t, log, "worker").Work.Index)
+	}
+	_, err = log.Append(t.Context(), to("a", 10, note("cancelled", eventlog.CloseAllWork{Subject: "a"})))
+	require.NoError(t, err)
+	list, err := log.ListWork(t.Context(), "a")
+	require.NoError(t, err)
+	require.Empty(t, list)
+}

@@ -22,12 +22,13 @@ import (
 // clusterVersion changes when what is put into a cached cluster changes for another reason than the migrations.
 const clusterVersion = "1"
 
+// settings sync nothing to the disk. A commit is still written out, so a server that is killed loses nothing.
 var settings = map[string]string{
-	"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off",
+	"fsync": "off", "full_page_writes": "off", "autovacuum": "off",
 	"max_connections": "400", "shared_buffers": "64MB", "max_wal_size": "256MB", "log_min_messages": "fatal", "log_checkpoints": "off",
 }
 
-// start copies the cached cluster, which is made at the first time or when it does not fit, and starts a server on it.
+// start starts a server on a copy of the cached cluster, which is made at the first time or when it does not fit.
 func start(ctx context.Context) (*server, error) {
 	cached, err := cachedCluster()
 	if err != nil {

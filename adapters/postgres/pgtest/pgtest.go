@@ -51,7 +51,7 @@ func create(t testing.TB, from string) string {
 	}
 	s := shared.server
 	name := fmt.Sprintf("t%d_%s", shared.database.Add(1), identifier(t.Name()))
-	if err := s.admin(t.Context(), `create database "`+name+`" template `+from+``); err != nil {
+	if err := s.admin(t.Context(), `create database "`+name+`" template `+from); err != nil {
 		t.Fatalf("make a database for the test: %v", err)
 	}
 	t.Cleanup(func() {
