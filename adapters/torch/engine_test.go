@@ -1,0 +1,438 @@
+package torch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/featuremill/featuremill/adapters/checkpoint"
+	"github.com/featuremill/featuremill/adapters/postings"
+)
+
+const tinyWidth = 32 // d_model of the tiny Llamas
+
+func random(seed uint64, n int, scale float64) []float32 {
+	r := rand.New(rand.NewPCG(seed, 1))
+	out := make([]float32, n)
+	for i := range out {
+		out[i] = float32(r.NormFloat64() * scale)
+	}
+	return out
+}
+
+// randomSAE fits the tiny Llamas.
+func randomSAE(architecture string, latents, k int) *checkpoint.SAE {
+	s := &checkpoint.SAE{
+		Config: checkpoint.SAEConfig{
+			Architecture: architecture, DIn: tinyWidth, DSAE: latents, DOut: tinyWidth, K: k,
+			Normalization: checkpoint.NormNone, ApplyBDecToInput: true, Hook: "blocks.1.hook_resid_post",
+		},
+		WEnc: random(1, tinyWidth*latents, 0.2), BEnc: random(2, latents, 0.1),
+		WDec: random(3, tinyWidth*latents, 0.2), BDec: random(4, tinyWidth, 0.1),
+	}
+	if architecture == "jumprelu" {
+		s.Threshold = random(5, latents, 0.3)
+	}
+	return s
+}
+
+func loadSAE(t *testing.T, s *checkpoint.SAE) *SAE {
+	t.Helper()
+	a, err := testRuntime.LoadSAE(t.Context(), s)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	return a
+}
+
+var claimedHook = Hook{Layer: 1, Point: ResidPost}
+
+func tinyEngine(t *testing.T, s *checkpoint.SAE) *Engine {
+	t.Helper()
+	e, err := NewEngine(openModel(t, "testdata/llama-untied-llama3"), loadSAE(t, s), claimedHook)
+	require.NoError(t, err)
+	return e
+}
+
+func randomSequences(seed uint64, lengths ...int) [][]int32 {
+	r := rand.New(rand.NewPCG(seed, 7))
+	out := make([][]int32, len(lengths))
+	for i, n := range lengths {
+		for range n {
+			out[i] = append(out[i], int32(r.IntN(97)))
+		}
+	}
+	return out
+}
+
+// plainFirings is the encode of one vector in plain float64 Go: the oracle.
+func plainFirings(s *checkpoint.SAE, x []float32) map[uint32]float64 {
+	c := s.Config
+	type candidate struct {
+		latent uint32
+		z      float64
+	}
+	var fires []candidate
+	for j := range c.DSAE {
+		z := float64(s.BEnc[j])
+		for i, v := range x {
+			u := float64(v)
+			if c.ApplyBDecToInput {
+				u -= float64(s.BDec[i])
+			}
+			z += u * float64(s.WEnc[i*c.DSAE+j])
+		}
+		if z > 0 && (s.Threshold == nil || z > float64(s.Threshold[j])) {
+			fires = append(fires, candidate{uint32(j), z})
+		}
+	}
+	if c.K > 0 && len(fires) > c.K {
+		sort.SliceStable(fires, func(a, b int) bool { return fires[a].z > fires[b].z })
+		fires = fires[:c.K]
+	}
+	out := map[uint32]float64{}
+	for _, f := range fires {
+		out[f.latent] = f.z
+	}
+	return out
+}
+
+func TestBatchGivesTheSparsePostingsOfEveryToken(t *testing.T) {
+	for _, architecture := range []string{"standard", "topk", "jumprelu"} {
+		t.Run(architecture, func(t *testing.T) {
+			k := 0
+			if architecture == "topk" {
+				k = 9
+			}
+			source := randomSAE(architecture, 300, k)
+			e := tinyEngine(t, source)
+			sequences := randomSequences(3, 40, 1, 130, 7, 0, 64)
+			a, err := e.model.Activations(t.Context(), sequences, []Hook{claimedHook}, false)
+			require.NoError(t, err)
+			x := a.Hooks[claimedHook]
+
+			for _, tokens := range []int{forwardTokens, 50} { // in one forward, and in several
+				e.model.tokensPerForward = tokens
+				e.sae.chunkTokens = int64(tokens / 2)
+				var out postings.Columns
+				norms, err := e.Batch(t.Context(), sequences, 1000, &out)
+				require.NoError(t, err)
+				row := 0
+				for i, ids := range sequences {
+					require.Len(t, norms[i], len(ids))
+					for j := range ids {
+						vector := x[(i*a.Seq+j)*tinyWidth:][:tinyWidth]
+						want := plainFirings(source, vector)
+						last := -1
+						for ; row < out.Len() && out.Sequence[row] == uint32(1000+i) && out.Offset[row] == uint16(j); row++ {
+							require.Greater(t, int(out.Latent[row]), last, "latents ascend")
+							last = int(out.Latent[row])
+							require.InDelta(t, want[out.Latent[row]], out.Activation[row], 1e-4)
+							delete(want, out.Latent[row])
+						}
+						for latent, z := range want {
+							require.Less(t, z, 1e-4, "latent %d did not fire", latent) // at its boundary
+						}
+						require.InDelta(t, norm(vector), norms[i][j], 1e-3)
+					}
+				}
+				require.Equal(t, out.Len(), row)
+			}
+		})
+	}
+}
+
+func norm(x []float32) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += float64(v) * float64(v)
+	}
+	return math.Sqrt(sum)
+}
+
+func TestTheSameBatchGivesTheSameBits(t *testing.T) {
+	e := tinyEngine(t, randomSAE("topk", 300, 9))
+	sequences := randomSequences(4, 100, 90, 3, 128)
+	var first postings.Columns
+	_, err := e.Batch(t.Context(), sequences, 0, &first)
+	require.NoError(t, err)
+	require.NotZero(t, first.Len())
+	for range 5 {
+		_, err = e.Batch(t.Context(), randomSequences(5, 17, 60), 0, new(postings.Columns)) // other work between
+		require.NoError(t, err)
+		var again postings.Columns
+		_, err = e.Batch(t.Context(), sequences, 0, &again)
+		require.NoError(t, err)
+		require.Equal(t, first, again)
+	}
+}
+
+func TestEqualValuesAtTheKthPlaceTakeTheLowestLatents(t *testing.T) {
+	s := randomSAE("topk", 600, 5)
+	// Latents 100 … 599 are copies of one, 3 stands out: 3 and the first four copies fire.
+	for i := range tinyWidth {
+		for j := range 600 {
+			switch {
+			case j == 3:
+				s.WEnc[i*600+j] = 2
+			case j < 100:
+				s.WEnc[i*600+j] = -1
+			default:
+				s.WEnc[i*600+j] = 1
+			}
+		}
+	}
+	clear(s.BEnc)
+	clear(s.BDec)
+	x := make([]float32, tinyWidth)
+	for i := range x {
+		x[i] = 0.5
+	}
+	a := loadSAE(t, s)
+	for _, e := range []encoder{a.encoder, &composedEncoder{a: a}} {
+		t.Run(fmt.Sprintf("%T", e), func(t *testing.T) {
+			require.NoError(t, testRuntime.do(t.Context(), func(sc *scope) error {
+				f := e.fire(sc, sc.floats(x, 1, tinyWidth))
+				require.NoError(t, sc.err)
+				latents, _ := f.token(0)
+				require.Equal(t, []uint32{3, 100, 101, 102, 103}, latents)
+				return nil
+			}))
+		})
+	}
+}
+
+// The choice of the k largest is our own code: any row, any k, many ties.
+func TestTopKIsAStableSortByValueThenLatent(t *testing.T) {
+	s := randomSAE("topk", 0, 1)
+	rapid.Check(t, func(r *rapid.T) {
+		width := rapid.IntRange(1, 1500).Draw(r, "width")
+		k := rapid.IntRange(1, width).Draw(r, "k")
+		levels := rapid.IntRange(1, 2000).Draw(r, "levels")
+		seed := rapid.Uint64().Draw(r, "seed")
+		g := rand.New(rand.NewPCG(seed, 2))
+		z := make([]float32, width)
+		for i := range z {
+			z[i] = float32(g.IntN(levels)-levels/4) / 8
+		}
+		// An SAE whose z is its bias: W_enc is 0.
+		s.Config.DSAE, s.Config.K = width, k
+		s.WEnc, s.WDec = make([]float32, tinyWidth*width), make([]float32, tinyWidth*width)
+		s.BEnc, s.BDec = z, make([]float32, tinyWidth)
+		a, err := testRuntime.LoadSAE(t.Context(), s)
+		require.NoError(r, err)
+		defer func() { require.NoError(r, a.Close()) }()
+
+		order := make([]int, width)
+		for i := range order {
+			order[i] = i
+		}
+		sort.SliceStable(order, func(i, j int) bool { return z[order[i]] > z[order[j]] })
+		var want []uint32
+		for _, j := range order[:k] {
+			if z[j] > 0 {
+				want = append(want, uint32(j))
+			}
+		}
+		sort.Slice(want, func(i, j int) bool { return want[i] < want[j] })
+		var got []uint32
+		require.NoError(r, testRuntime.do(t.Context(), func(sc *scope) error {
+			f := a.encoder.fire(sc, sc.floats(make([]float32, tinyWidth), 1, tinyWidth))
+			require.NoError(r, sc.err)
+			latents, values := f.token(0)
+			got = append(got, latents...)
+			for i, l := range latents {
+				require.Equal(r, z[l], values[i])
+			}
+			return nil
+		}))
+		require.Equal(r, want, got)
+	})
+}
+
+func TestEveryBuildOfTheKernelsAgrees(t *testing.T) {
+	best := testRuntime.Profile().ISA
+	defer func() { require.True(t, useKernels(best)) }()
+	for _, isa := range []string{"avx512", "avx2", "baseline"} {
+		if !useKernels(isa) {
+			t.Logf("this CPU cannot run %s", isa)
+			continue
+		}
+		m := openModel(t, "testdata/llama-untied-llama3")
+		checkActivations(t, m, openGolden(t, "testdata/llama-untied-llama3.golden.safetensors"), true)
+		for _, architecture := range []string{"standard", "topk", "jumprelu"} {
+			source := randomSAE(architecture, 1003, 0)
+			if architecture == "topk" {
+				source.Config.K = 20
+			}
+			a := loadSAE(t, source)
+			x := random(9, 50*tinyWidth, 1)
+			got, err := a.Encode(t.Context(), x, 50)
+			require.NoError(t, err)
+			for i := range 50 {
+				want := plainFirings(source, x[i*tinyWidth:][:tinyWidth])
+				for j, v := range got.Acts[i*1003 : (i+1)*1003] {
+					require.InDelta(t, want[uint32(j)], v, 1e-4)
+				}
+			}
+		}
+	}
+}
+
+// residentBytes is this process's memory, from /proc.
+func residentBytes(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Skip("no /proc here: ", err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
+	require.NoError(t, err)
+	return pages * os.Getpagesize()
+}
+
+func TestMemoryStaysFlatOverManyBatches(t *testing.T) {
+	e := tinyEngine(t, randomSAE("topk", 4096, 32))
+	sequences := randomSequences(6, 128, 128, 128, 128, 128, 128, 128, 128)
+	var out postings.Columns
+	run := func(batches int) int {
+		for range batches {
+			out.Reset()
+			_, err := e.Batch(t.Context(), sequences, 0, &out)
+			require.NoError(t, err)
+		}
+		return residentBytes(t)
+	}
+	warm := run(20)
+	hot := run(300)
+	require.Less(t, hot-warm, 16<<20, "grew from %d to %d bytes", warm, hot)
+}
+
+func TestScopesFreeWhatIsMadeInThem(t *testing.T) {
+	ones := make([]float32, 1<<18)
+	run := func(n int) int {
+		for range n {
+			require.NoError(t, testRuntime.do(t.Context(), func(s *scope) error {
+				x := s.floats(ones, 512, 512)
+				for range 50 {
+					s.inner(func(s *scope) tensor { return s.add(s.mul(x, x), x) })
+				}
+				return s.err
+			}))
+		}
+		return residentBytes(t)
+	}
+	warm := run(2)
+	require.Less(t, run(20)-warm, 128<<20)
+}
+
+func TestBadInputIsAnErrorThatSaysSo(t *testing.T) {
+	m := openModel(t, "testdata/llama-tied")
+	e := tinyEngine(t, randomSAE("standard", 64, 0))
+	ctx := t.Context()
+
+	_, err := ParseHook("blocks.8.hook_z")
+	var unknown *HookError
+	require.ErrorAs(t, err, &unknown)
+	require.ErrorContains(t, err, "known are blocks.L.hook_resid_pre")
+
+	_, err = m.Activations(ctx, [][]int32{{1}}, []Hook{{Layer: 3, Point: ResidPost}}, false)
+	require.EqualError(t, err, "hook blocks.3.hook_resid_post: the model has 3 layers, 0 to 2")
+
+	var out postings.Columns
+	_, err = e.Batch(ctx, [][]int32{{1, 2}, {3, 97}}, 0, &out)
+	require.EqualError(t, err, "token id 97 (sequence 1, offset 1) is outside the model's vocabulary of 97")
+	_, err = e.Batch(ctx, [][]int32{make([]int32, 70_000)}, 0, &out)
+	require.ErrorContains(t, err, "at most 65536")
+
+	narrow := randomSAE("standard", 64, 0)
+	narrow.Config.DIn, narrow.WEnc = 24, narrow.WEnc[:24*64]
+	_, err = NewEngine(m, loadSAE(t, narrow), claimedHook)
+	require.ErrorContains(t, err, "d_in 24")
+
+	for config, fact := range map[*checkpoint.SAEConfig]string{
+		{Architecture: "gated"}:                                               "gated",
+		{Architecture: "topk", Signed: true}:                                  "signed",
+		{Architecture: "standard", Normalization: "covariance_whitening"}:     "covariance_whitening",
+		{Architecture: "standard", Normalization: "expected_average_only_in"}: "scaling factor",
+	} {
+		_, err = testRuntime.LoadSAE(ctx, &checkpoint.SAE{Config: *config})
+		require.ErrorContains(t, err, fact)
+	}
+
+	for _, name := range []string{"tpu", "cuda:x", "cuda:99"} {
+		_, err = Start(Options{Device: name})
+		var device *DeviceError
+		require.ErrorAs(t, err, &device)
+	}
+}
+
+func TestAWrongShapeIsAnErrorWithTheShapes(t *testing.T) {
+	err := testRuntime.do(t.Context(), func(s *scope) error {
+		a, b := s.floats(make([]float32, 6), 2, 3), s.floats(make([]float32, 8), 4, 2)
+		require.Nil(t, s.mm(a, b))
+		require.Nil(t, s.add(a, a), "after an error nothing more happens")
+		return nil
+	})
+	var refused *OpError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, []string{"[2, 3]", "[4, 2]"}, refused.Shapes)
+	require.NotContains(t, err.Error(), "Exception raised")
+	require.NoError(t, testRuntime.do(t.Context(), func(s *scope) error {
+		s.floats([]float32{1}, 1)
+		return nil
+	}), "the runtime goes on")
+}
+
+func TestACancelledBatchLeavesNothingBehind(t *testing.T) {
+	e := tinyEngine(t, randomSAE("standard", 64, 0))
+	ctx, cancel := context.WithCancel(t.Context())
+	out := postings.Columns{Latent: []uint32{1}, Sequence: []uint32{2}, Offset: []uint16{3}, Activation: []float32{4}}
+	e.model.tokensPerForward = 10
+	sequences := randomSequences(8, 10, 10)
+	require.NoError(t, testRuntime.do(t.Context(), func(*scope) error { return nil }))
+	cancel()
+	_, err := e.Batch(ctx, sequences, 0, &out)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, 1, out.Len())
+}
+
+func TestANumberThatIsNoneIsFound(t *testing.T) {
+	s := randomSAE("standard", 64, 0)
+	e := tinyEngine(t, s)
+	table := e.model.embedding
+	values := make([]float32, 97*tinyWidth)
+	require.NoError(t, testRuntime.do(t.Context(), func(sc *scope) error {
+		sc.read(table.t, values)
+		return sc.err
+	}))
+	values[5*tinyWidth] = float32(math.NaN())
+	b, err := copyToBlock(values)
+	require.NoError(t, err)
+	e.model.embedding.data = (*float32)(b.data)
+	defer b.free()
+	var out postings.Columns
+	_, err = e.Batch(t.Context(), [][]int32{{1, 2}, {5, 3}}, 0, &out)
+	var wrong *NonFiniteError
+	require.ErrorAs(t, err, &wrong)
+	require.Equal(t, 1, wrong.Sequence)
+	require.Equal(t, 0, wrong.Offset)
+	require.Zero(t, out.Len())
+}
+
+func TestAClosedRuntimeSaysSo(t *testing.T) {
+	r, err := Start(Options{Threads: 1})
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.NoError(t, r.Close())
+	require.True(t, errors.Is(r.do(t.Context(), func(*scope) error { return nil }), ErrClosed))
+}
