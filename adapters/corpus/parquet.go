@@ -1,6 +1,7 @@
 package corpus
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -49,12 +50,28 @@ func openParquet(path string) (dataFile, error) {
 	return p, nil
 }
 
-// openParquetFile turns the panics that the library has for some broken files into errors.
-func openParquetFile(path string, r io.ReaderAt, size int64) (in *parquet.File, err error) {
+// maxFooterBytes bounds what a Parquet file's footer can make the library allocate.
+const maxFooterBytes = 256 << 20
+
+// openParquetFile is parquet.OpenFile for files from strangers: the library takes the footer's length as it is
+// written, and panics on some broken files.
+func openParquetFile(path string, r io.ReaderAt, size int64, options ...parquet.FileOption) (in *parquet.File, err error) {
 	defer recovered(&err)
-	in, err = parquet.OpenFile(r, size)
-	if err != nil {
-		return nil, &FileError{Path: path, Detail: fmt.Sprintf("not a readable Parquet file (%d bytes; truncated?): %v", size, err), Err: err}
+	unreadable := func(err error) error {
+		return &FileError{Path: path, Detail: fmt.Sprintf("not a readable Parquet file (%d bytes; truncated?): %v", size, err), Err: err}
+	}
+	var tail [8]byte
+	if size < 12 {
+		return nil, unreadable(io.ErrUnexpectedEOF)
+	}
+	if _, err := r.ReadAt(tail[:], size-8); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if footer := int64(binary.LittleEndian.Uint32(tail[:])); footer > min(size-12, maxFooterBytes) {
+		return nil, unreadable(fmt.Errorf("its end asks for a footer of %d bytes", footer))
+	}
+	if in, err = parquet.OpenFile(r, size, options...); err != nil {
+		return nil, unreadable(err)
 	}
 	return in, nil
 }

@@ -60,7 +60,7 @@ func OpenShard(r io.ReaderAt, size int64) (*Shard, error) { return openShard("sh
 
 func openShard(name string, r io.ReaderAt, size int64) (_ *Shard, err error) {
 	defer recovered(&err)
-	in, err := openParquetFile(name, r, size)
+	in, err := openParquetFile(name, r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return nil, err
 	}
