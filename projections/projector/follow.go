@@ -162,6 +162,8 @@ func (s *session) takeIn(ctx context.Context, messages []Message) error {
 	ask := false
 	for _, m := range messages {
 		switch {
+		case m.Err == nil && len(m.Event.Data) == 0: // archived, says the message; PostgreSQL has to say so
+			ask = true
 		case m.Err != nil || !genuine(m.Event):
 			s.r.stats.foreign.Add(1)
 			ask = true
