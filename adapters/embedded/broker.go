@@ -61,11 +61,12 @@ func startBroker(ctx context.Context, cfg BrokerConfig) (*Broker, error) {
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
+	var listen net.ListenConfig
 	cluster, err := kfake.NewCluster(
 		kfake.NumBrokers(1),
 		kfake.ClusterID("featuremill"),
 		kfake.DataDir(filepath.Join(cfg.Dir, "data")),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, addr) }),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return listen.Listen(ctx, network, addr) }),
 		kfake.WithLogger(brokerLog{logger: newServerLog(cfg.Logger).logger}),
 	)
 	if err != nil {

@@ -42,12 +42,11 @@ type Postgres struct {
 	log          *serverLog
 	cmd          *exec.Cmd
 	done         chan struct{}
-	exit         error // of the child; read after done
 
 	release     sync.Once
 	stopping    sync.Once
 	wasStopped  chan struct{}
-	temporaries []string // folders to remove once the server is gone
+	temporaries []string // to remove once the server is gone
 }
 
 // StartPostgres starts a server on cfg.Dir, makes the database at the first start, and returns when
@@ -102,7 +101,7 @@ func (p *Postgres) start(ctx context.Context, dir string, who account, bin progr
 	if err := initialise(ctx, dir, who, bin, settings["fsync"] == "off"); err != nil {
 		return err
 	}
-	if err := p.clearStale(); err != nil {
+	if err := p.clearStale(dir); err != nil {
 		return err
 	}
 	if err := p.makeSocketDir(dir, who); err != nil {
@@ -114,7 +113,7 @@ func (p *Postgres) start(ctx context.Context, dir string, who account, bin progr
 			args = append(args, "-c", name+"="+s[name])
 		}
 	}
-	p.cmd = exec.Command(bin.postgres, args...)
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), bin.postgres, args...) // ctx is the start's only
 	p.cmd.Dir = p.data
 	p.cmd.Env = serverEnv()
 	p.cmd.SysProcAttr = childAttributes(who)
@@ -130,7 +129,7 @@ func (p *Postgres) start(ctx context.Context, dir string, who account, bin progr
 		err := p.cmd.Start()
 		started <- err
 		if err == nil {
-			p.exit = p.cmd.Wait()
+			_ = p.cmd.Wait() // what became of the child is in its ProcessState
 			p.log.flush()
 			close(p.done)
 		}
@@ -177,7 +176,7 @@ func (p *Postgres) waitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-p.done:
-			return fmt.Errorf("the server ended (%v): %s", p.exit, p.log.tail())
+			return fmt.Errorf("the server ended (%v): %s", p.cmd.ProcessState, p.log.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("the server was not ready: %w: %s", ctx.Err(), p.log.tail())
 		}
@@ -205,7 +204,7 @@ func (p *Postgres) Wait() error {
 	case <-p.wasStopped:
 		return nil
 	default:
-		return fmt.Errorf("embedded PostgreSQL ended (%v): %s", p.exit, p.log.tail())
+		return fmt.Errorf("embedded PostgreSQL ended (%v): %s", p.cmd.ProcessState, p.log.tail())
 	}
 }
 
@@ -245,8 +244,8 @@ func (p *Postgres) Kill() error {
 // cleanUp gives the state folder back; it runs when the child is gone.
 func (p *Postgres) cleanUp() {
 	p.release.Do(func() {
-		for _, dir := range p.temporaries {
-			_ = os.RemoveAll(dir) // what stays is an empty folder under the temporary directory
+		for _, path := range p.temporaries {
+			_ = os.RemoveAll(path) // what stays is an empty folder, and the next start tries again
 		}
 		if p.lock != nil {
 			_ = p.lock.Close()

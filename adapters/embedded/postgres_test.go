@@ -140,6 +140,25 @@ func TestPostgresSocketMovesWhenItsPathIsTooLong(t *testing.T) {
 	first := p.socket
 	stop(t, p)
 	require.NoDirExists(t, first)
+
+	left := filepath.Join(os.TempDir(), socketPrefix+"left-by-a-killed-run")
+	require.NoError(t, os.MkdirAll(left, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, socketRecord), []byte(left), 0o600))
+	stop(t, startQuick(t, dir))
+	require.NoDirExists(t, left)
+	require.NoFileExists(t, filepath.Join(dir, socketRecord))
+}
+
+func TestPostgresEndsAServerThatAnEarlierRunLeft(t *testing.T) {
+	t.Parallel()
+	dir := stateDir(t)
+	orphan := startQuick(t, dir)
+	insert(t, orphan, 3)
+	require.NoError(t, orphan.lock.Close()) // as if its process had gone without taking it along
+	p := startQuick(t, dir)
+	<-orphan.Done()
+	require.Equal(t, 3, count(t, p))
+	stop(t, p)
 }
 
 func TestPostgresStartsOverAfterAHalfMadeDataFolder(t *testing.T) {
@@ -187,7 +206,7 @@ func TestPostgresRefusals(t *testing.T) {
 		dir := stateDir(t)
 		stop(t, startQuick(t, dir))
 		_, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir, Settings: map[string]string{"no_such_setting": "1"}})
-		require.ErrorContains(t, err, `unrecognized configuration parameter "no_such_setting"`)
+		require.ErrorContains(t, err, `configuration parameter "no_such_setting"`)
 		stop(t, startQuick(t, dir)) // the lock was given back
 	})
 	t.Run("data of another major version is named", func(t *testing.T) {

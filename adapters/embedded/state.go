@@ -18,6 +18,7 @@ const (
 	// maxSocketPath is what fits into a unix socket's address on Linux, the closing zero excluded.
 	maxSocketPath = 107
 	socketPrefix  = "featuremill-pg-" // of a socket folder under the temporary directory
+	socketRecord  = "socket"          // a file that names that folder
 	freshSuffix   = ".tmp"            // of a data folder that is being made
 )
 
@@ -131,25 +132,24 @@ func runAs(ctx context.Context, who account, dir, stdin, program string, args ..
 	return nil
 }
 
-// clearStale removes what a crashed server left. PostgreSQL itself refuses to start when the pid in
-// its old file belongs to any living process, which in containers, with their few pids, it often does;
-// we know better, by the lock and by reap.
-func (p *Postgres) clearStale() error {
-	path := filepath.Join(p.data, "postmaster.pid")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if lines := strings.Split(string(b), "\n"); len(lines) >= 5 {
-		old := strings.TrimSpace(lines[4])
+// clearStale removes what a killed run left. PostgreSQL itself refuses to start when the pid in its
+// old file belongs to any living process, which in containers, with their few pids, it often does; we
+// know better, by the lock and by reap.
+func (p *Postgres) clearStale(dir string) error {
+	record := filepath.Join(dir, socketRecord)
+	if b, err := os.ReadFile(record); err == nil {
+		old := string(b)
 		if filepath.Dir(old) == filepath.Clean(os.TempDir()) && strings.HasPrefix(filepath.Base(old), socketPrefix) {
-			_ = os.RemoveAll(old)
+			_ = os.RemoveAll(old) // in the worst case an empty folder stays
+		}
+		if err := os.Remove(record); err != nil {
+			return err
 		}
 	}
-	return os.Remove(path)
+	if err := os.Remove(filepath.Join(p.data, "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // makeSocketDir makes the folder of the socket, 0700: who can enter it can log in.
@@ -162,7 +162,11 @@ func (p *Postgres) makeSocketDir(dir string, who account) error {
 	if err != nil {
 		return err
 	}
-	p.socket, p.temporaries = short, append(p.temporaries, short)
+	record := filepath.Join(dir, socketRecord)
+	p.socket, p.temporaries = short, append(p.temporaries, short, record)
+	if err := os.WriteFile(record, []byte(short), 0o600); err != nil {
+		return err
+	}
 	return who.own(short)
 }
 

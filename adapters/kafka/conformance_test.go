@@ -337,6 +337,10 @@ func testKill(t *testing.T, b bench) {
 		})
 	}
 	require.Len(t, ids, len(events))
+	ends, err := kadm.NewClient(client).ListEndOffsets(b.ctx, b.topic)
+	require.NoError(t, err)
+	end, _ := ends.Lookup(b.topic, 0)
+	require.EqualValues(t, len(events), end.Offset, "nothing comes after the last event")
 	for i, e := range events {
 		require.Equal(t, e.ID.String(), ids[i])
 	}

@@ -132,26 +132,30 @@ func (r *Relay) count(change func(*Stats)) {
 func (r *Relay) Run(ctx context.Context) error {
 	var wait backoff
 	for ctx.Err() == nil {
-		began := r.Stats().Elections
+		elected := r.Stats().Elections
 		err := r.lead(ctx)
-		r.count(func(s *Stats) { s.Leader = false })
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errNotLeader):
-			wait.reset()
-			sleep(ctx, r.cfg.Standby)
-			continue
-		}
-		if r.Stats().Elections > began {
+		if r.Stats().Elections > elected {
 			wait.reset()
 		}
+		r.rest(ctx, err, &wait)
+	}
+	return nil
+}
+
+// rest waits after a leadership that ended, or was not to be had.
+func (r *Relay) rest(ctx context.Context, err error, wait *backoff) {
+	r.count(func(s *Stats) { s.Leader = false })
+	switch {
+	case ctx.Err() != nil:
+	case errors.Is(err, errNotLeader):
+		wait.reset()
+		sleep(ctx, r.cfg.Standby)
+	default:
 		r.count(func(s *Stats) { s.LastError = err.Error() })
 		pause := wait.next()
 		r.cfg.Logger.Warn("relay: not copying events to the broker; trying again", "error", err, "in", pause)
 		sleep(ctx, pause)
 	}
-	return nil
 }
 
 // lead waits for nothing: it leads until something ends its leadership, or returns errNotLeader.
