@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/featuremill/featuremill/adapters/kafka/kafkatest"
 	"github.com/featuremill/featuremill/adapters/postgres"
 	"github.com/featuremill/featuremill/adapters/postgres/pgtest"
 	"github.com/featuremill/featuremill/domain/event"
@@ -24,7 +25,7 @@ import (
 	"github.com/featuremill/featuremill/projections/projector"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m), kafkatest.Leaks()) }
 
 // stars is a projection small enough to see through: the notes of each stream in the order they came.
 type stars struct {

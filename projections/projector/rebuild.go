@@ -13,34 +13,41 @@ import (
 // active meanwhile goes on by itself from where the new tables are. It also mends what
 // *RestoredLogError and *SetupChangedError complain about.
 func (r *Runner) Rebuild(ctx context.Context) error {
-	beside := *r
-	beside.stats = &counters{}
-	beside.slot.rebuild = true
-	beside.slot.schema += "_rebuild"
-	conn, err := beside.connect(ctx, beside.slot.schema)
+	return r.beside(ctx, func(b *Runner) error {
+		if err := b.runToEnd(ctx); err != nil {
+			return fmt.Errorf("rebuild %s: %w", r.slot.schema, err)
+		}
+		if err := r.administer(ctx, func(ctx context.Context, tx pgx.Tx) error { return r.swap(ctx, tx, b.slot) }); err != nil {
+			return fmt.Errorf("put the rebuilt tables of %s in place: %w", r.slot.schema, err)
+		}
+		r.cfg.Logger.InfoContext(ctx, "the projection was rebuilt", "position", b.Stats().Position)
+		return nil
+	})
+}
+
+// beside makes empty tables of this version beside the ones in use, and a runner for them. One process
+// at a time may do so.
+func (r *Runner) beside(ctx context.Context, do func(*Runner) error) error {
+	b := *r
+	b.stats = &counters{}
+	b.slot.rebuild = true
+	b.slot.schema += "_rebuild"
+	conn, err := b.connect(ctx, b.slot.schema)
 	if err != nil {
 		return err
 	}
-	only := &session{r: &beside, conn: conn} // one rebuild at a time
-	defer only.close()
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	var free bool
-	if err := conn.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended($1, $2))`, "start of "+beside.slot.lockKey(), seedRunner).Scan(&free); err != nil {
+	if err := conn.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended($1, $2))`, "tables of "+b.slot.lockKey(), seedRunner).Scan(&free); err != nil {
 		return err
 	}
 	if !free {
-		return fmt.Errorf("projection %s v%d is being rebuilt by another process", r.slot.projection, r.slot.version)
+		return fmt.Errorf("projection %s v%d is being rebuilt or verified by another process", r.slot.projection, r.slot.version)
 	}
-	if err := beside.administer(ctx, beside.startOver); err != nil {
-		return fmt.Errorf("rebuild %s: %w", r.slot.schema, err)
+	if err := b.administer(ctx, b.startOver); err != nil {
+		return fmt.Errorf("make tables beside %s: %w", r.slot.schema, err)
 	}
-	if err := beside.runToEnd(ctx); err != nil {
-		return fmt.Errorf("rebuild %s: %w", r.slot.schema, err)
-	}
-	if err := r.administer(ctx, func(ctx context.Context, tx pgx.Tx) error { return r.swap(ctx, tx, beside.slot) }); err != nil {
-		return fmt.Errorf("put the rebuilt tables of %s in place: %w", r.slot.schema, err)
-	}
-	r.cfg.Logger.InfoContext(ctx, "the projection was rebuilt", "position", beside.Stats().Position)
-	return nil
+	return do(&b)
 }
 
 // startOver makes the tables of a rebuild; what an earlier one left behind is thrown away.

@@ -287,3 +287,62 @@ func TestWaitForAnswersAsSoonAsTheTablesShowAPosition(t *testing.T) {
 	cancel()
 	require.NoError(t, group.Wait())
 }
+
+func TestVerifyNamesEveryRowThatIsNotTheFoldOfTheLog(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.note(0, "a")
+	b.note(1, "b")
+	b.note(2, "c")
+	r := b.runner(func(c *projector.Config) { c.Poll = time.Millisecond })
+	b.running(r, nil)
+	b.waitFor(3)
+	different, err := r.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, different)
+
+	for _, damage := range []string{
+		`update star_notes set notes = '{forged}' where stream = '` + latent(0) + `'`, `delete from star_notes where stream = '` + latent(1) + `'`, `insert into star_notes values ('invented', '{}')`,
+	} {
+		_, err := b.pool.Exec(t.Context(), strings.Replace(damage, "star_notes", "stars_v1.star_notes", 1))
+		require.NoError(t, err)
+	}
+	different, err = r.Verify(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []projector.Difference{
+		{Table: "star_notes", Side: "tables", Row: `{"notes": ["forged"], "stream": "` + latent(0) + `"}`},
+		{Table: "star_notes", Side: "tables", Row: `{"notes": [], "stream": "invented"}`},
+		{Table: "star_notes", Side: "log", Row: `{"notes": ["a"], "stream": "` + latent(0) + `"}`},
+		{Table: "star_notes", Side: "log", Row: `{"notes": ["b"], "stream": "` + latent(1) + `"}`},
+	}, different)
+
+	require.NoError(t, r.Rebuild(t.Context()), "which mends it")
+	different, err = r.Verify(t.Context(), "star_notes")
+	require.NoError(t, err)
+	require.Empty(t, different)
+	var left int
+	require.NoError(t, b.pool.QueryRow(t.Context(), `select count(*) from projections.projection_checkpoints where rebuild`).Scan(&left))
+	require.Zero(t, left)
+}
+
+func TestASwitchOfTablesDoesNotWaitForLongBehindAReader(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.note(0, "a")
+	r := b.runner()
+	require.NoError(t, r.RunToEnd(t.Context()))
+	reader, err := b.pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = reader.Exec(t.Context(), `set local idle_in_transaction_session_timeout = 0; select * from public.star_notes`)
+	require.NoError(t, err)
+	rebuilt := make(chan error, 1)
+	go func() { rebuilt <- r.Rebuild(t.Context()) }()
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := b.pool.QueryRow(t.Context(), `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and application_name = 'featuremill stars_v1')`).Scan(&waits)
+		return err == nil && waits
+	}, 20*time.Second, time.Millisecond)
+	require.Equal(t, map[string][]string{latent(0): {"a"}}, b.notes(), "readers get through")
+	require.NoError(t, reader.Rollback(t.Context()))
+	require.NoError(t, <-rebuilt)
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -128,9 +129,16 @@ func (s *session) loadSkips(ctx context.Context) error {
 }
 
 // catchUp reads PostgreSQL until there is nothing new.
-func (s *session) catchUp(ctx context.Context) error {
+func (s *session) catchUp(ctx context.Context) error { return s.catchUpTo(ctx, math.MaxInt64) }
+
+// catchUpTo goes no further than a position.
+func (s *session) catchUpTo(ctx context.Context, position int64) error {
 	for {
-		recs, err := s.r.cfg.Log.ReadAll(ctx, s.position, s.r.cfg.Batch)
+		limit := int(min(int64(s.r.cfg.Batch), position-s.position))
+		if limit < 1 {
+			return nil
+		}
+		recs, err := s.r.cfg.Log.ReadAll(ctx, s.position, limit)
 		if err != nil || len(recs) == 0 {
 			return err
 		}

@@ -148,22 +148,40 @@ func (r *Runner) makeTables(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// administer runs what changes schemas: one at a time, for as long as it takes.
+// What changes schemas waits this long for those who use them, then lets others through and tries again.
+const (
+	schemaWait     = "2s"
+	schemaAttempts = 10
+)
+
+// administer runs what changes schemas, one at a time. Whoever waits for a table that somebody reads
+// makes all later readers wait as well, so it waits for a short time and then starts over.
 func (r *Runner) administer(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
 	conn, err := r.connect(ctx, r.slot.schema)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `set local statement_timeout = 0; set local lock_timeout = 0; set local client_min_messages = warning`); err != nil {
+	for attempt := 1; ; attempt++ {
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `set local statement_timeout = 0; set local lock_timeout = 0; set local client_min_messages = warning`); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1, $2)`, lockNamespace, lockSetup); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `set local lock_timeout = '`+schemaWait+`'`); err != nil {
+				return err
+			}
+			return do(ctx, tx)
+		})
+		var pg *pgconn.PgError
+		busy := errors.As(err, &pg) && (pg.Code == "55P03" || pg.Code == "40P01") // lock_not_available, deadlock_detected
+		if !busy || attempt == schemaAttempts {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1, $2)`, lockNamespace, lockSetup); err != nil {
-			return err
-		}
-		return do(ctx, tx)
-	})
+		r.cfg.Logger.WarnContext(ctx, "tables that are to be changed are in use; trying again", "attempt", attempt, "error", err)
+	}
 }
 
 // Switch makes this version the active one: the views show its tables from one moment to the next.
