@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/featuremill/featuremill/adapters/corpus"
@@ -112,7 +113,14 @@ func (w *Worker) selfTest(ctx context.Context, in inputs, tokens Tokenizer, enco
 	if err != nil {
 		return extraction.SelfTest{}, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
 	}
-	test := SelfTestInput{Context: n, BOS: bos(in), SkipFirst: c.SkipFirst, Exclude: c.ExcludeTokenIDs, Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
+	test := SelfTestInput{Context: n, BOS: bos(in), SkipFirst: c.SkipFirst, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
+	if in.sae.ExcludeSpecialTokens {
+		for id, t := range tokens.Vocabulary() {
+			if t.Special {
+				test.Exclude = append(test.Exclude, int32(id))
+			}
+		}
+	}
 	switch {
 	case c.PrependBOS != "auto":
 		forced := c.PrependBOS == "true"

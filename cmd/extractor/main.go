@@ -11,10 +11,13 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/featuremill/featuremill/cmd/internal/wiring"
 )
 
 // commands is what the program can do; each command is a struct with its flags and a Run.
 type commands struct {
+	Work        workCmd        `cmd:"" help:"Compute features: claim work from the event log until stopped."`
 	Activations activationsCmd `cmd:"" help:"Run a language model and write what its hooks see."`
 	Encode      encodeCmd      `cmd:"" help:"Run a sparse autoencoder on vectors."`
 	Tokenize    tokenizeCmd    `cmd:"" help:"Turn texts into token ids."`
@@ -42,7 +45,7 @@ func main() {
 // run is main without the process: one error, however the arguments or the work went wrong.
 func run(ctx context.Context, arguments []string) error {
 	var c commands
-	parser, err := kong.New(&c, kong.Name("extractor"), kong.Description(description),
+	parser, err := kong.New(&c, kong.Name("extractor"), kong.Description(description), kong.Vars{"state": wiring.DefaultState()},
 		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}))
 	if err != nil {
 		return err

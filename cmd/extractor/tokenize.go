@@ -29,8 +29,8 @@ func (tokenizeCmd) Help() string {
 ids are without, ids_special with the special tokens that the tokenizer adds by itself, such as a BOS. Offsets belong to ids.`
 }
 
-// tokenized is a line of the output.
-type tokenized struct {
+// tokenised is a line of the output.
+type tokenised struct {
 	IDs        []int32    `json:"ids"`
 	Offsets    [][2]int32 `json:"offsets"`
 	IDsSpecial []int32    `json:"ids_special"`
@@ -56,10 +56,10 @@ func (c *tokenizeCmd) Run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, out.Close()) }()
 	}
-	return tokenizeLines(ctx, tk, in, out)
+	return tokeniseLines(ctx, tk, in, out)
 }
 
-func tokenizeLines(ctx context.Context, tk *tokenizer.Tokenizer, in io.Reader, out io.Writer) error {
+func tokeniseLines(ctx context.Context, tk *tokenizer.Tokenizer, in io.Reader, out io.Writer) error {
 	reader, writer := bufio.NewReaderSize(in, 1<<20), bufio.NewWriter(out)
 	encoder := json.NewEncoder(writer)
 	for line := 1; ; line++ {
@@ -68,7 +68,7 @@ func tokenizeLines(ctx context.Context, tk *tokenizer.Tokenizer, in io.Reader, o
 			return fmt.Errorf("read line %d: %w", line, readErr)
 		}
 		if data = bytes.TrimSpace(data); len(data) > 0 {
-			answer, err := tokenizeLine(tk, data)
+			answer, err := tokeniseLine(tk, data)
 			if err != nil {
 				return errors.Join(fmt.Errorf("line %d: %w", line, err), writer.Flush())
 			}
@@ -87,23 +87,23 @@ func tokenizeLines(ctx context.Context, tk *tokenizer.Tokenizer, in io.Reader, o
 	}
 }
 
-func tokenizeLine(tk *tokenizer.Tokenizer, line []byte) (tokenized, error) {
+func tokeniseLine(tk *tokenizer.Tokenizer, line []byte) (tokenised, error) {
 	var row struct {
 		Text *string `json:"text"`
 	}
 	if err := json.Unmarshal(line, &row); err != nil {
-		return tokenized{}, fmt.Errorf(`want {"text": "…"}: %w`, err)
+		return tokenised{}, fmt.Errorf(`want {"text": "…"}: %w`, err)
 	}
 	if row.Text == nil {
-		return tokenized{}, errors.New(`want {"text": "…"}: there is no "text"`)
+		return tokenised{}, errors.New(`want {"text": "…"}: there is no "text"`)
 	}
 	plain, err := tk.Encode(*row.Text, false)
 	if err != nil {
-		return tokenized{}, err
+		return tokenised{}, err
 	}
 	full, err := tk.Encode(*row.Text, true)
 	if err != nil {
-		return tokenized{}, err
+		return tokenised{}, err
 	}
-	return tokenized{IDs: plain.IDs, Offsets: plain.Offsets, IDsSpecial: full.IDs}, nil
+	return tokenised{IDs: plain.IDs, Offsets: plain.Offsets, IDsSpecial: full.IDs}, nil
 }

@@ -17,7 +17,7 @@ func TestTokenizeAnswersEachLine(t *testing.T) {
 	defer tk.Close()
 
 	var out bytes.Buffer
-	require.NoError(t, tokenizeLines(t.Context(), tk, strings.NewReader("{\"text\": \"\"}\n\n{\"text\": \"a\\ud800\"}\r\n{\"text\":\"a\"}"), &out))
+	require.NoError(t, tokeniseLines(t.Context(), tk, strings.NewReader("{\"text\": \"\"}\n\n{\"text\": \"a\\ud800\"}\r\n{\"text\":\"a\"}"), &out))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 3, "a blank line is no text; the last line needs no end")
 	require.Equal(t, `{"ids":[],"offsets":[],"ids_special":[1]}`, lines[0])
@@ -28,6 +28,6 @@ func TestTokenizeAnswersEachLine(t *testing.T) {
 		`{"txt": "a"}`:                 `there is no "text"`,
 		`{"text": 5}`:                  "line 1: want",
 	} {
-		require.ErrorContains(t, tokenizeLines(t.Context(), tk, strings.NewReader(input), &out), want)
+		require.ErrorContains(t, tokeniseLines(t.Context(), tk, strings.NewReader(input), &out), want)
 	}
 }

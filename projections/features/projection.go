@@ -111,3 +111,9 @@ on conflict (source_key, latent) do update set updated_at = excluded.updated_at,
 		l.Source.Key(), l.Index, row["name"], row["category"], row["description"], row["notes"], row["starred"], row["name_source"], row["description_source"], rec.RecordedAt)
 	return err
 }
+
+// PureTables names the tables that are a function of the log alone. The others hold folds: a function of
+// the log and the artifacts, made when there was time for it.
+func PureTables() []string {
+	return []string{"extractions", "segments", "corpora", "corpus_chunks", "feature_labels"}
+}

@@ -2,11 +2,13 @@ package wiring
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/fx"
 	"go.uber.org/fx/fxevent"
 
@@ -63,7 +65,36 @@ func newDatabase(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Database, error
 		return Database{}, err
 	}
 	lc.Append(fx.StopHook(server.Stop))
+	// For commands that look at a running system.
+	note := filepath.Join(cfg.State, addressFile)
+	if err := os.WriteFile(note, []byte(server.DSN()), 0o600); err != nil {
+		return Database{}, errors.Join(err, server.Stop(ctx))
+	}
+	lc.Append(fx.StopHook(func() error { return os.Remove(note) }))
 	return Database{server.DSN()}, nil
+}
+
+const addressFile = "database-address"
+
+// Attach returns the configuration with the embedded PostgreSQL that another process runs in the same
+// state folder, if one does.
+func Attach(ctx context.Context, cfg Config) Config {
+	if cfg.Database != "" {
+		return cfg
+	}
+	dsn, err := os.ReadFile(filepath.Join(cfg.State, addressFile))
+	if err != nil {
+		return cfg
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, string(dsn))
+	if err != nil {
+		return cfg // it ended without a word
+	}
+	_ = conn.Close(ctx)
+	cfg.Database = string(dsn)
+	return cfg
 }
 
 func newBrokers(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Brokers, error) {

@@ -71,7 +71,7 @@ func (r readers) Vocabulary(ctx context.Context, sha256 string) (fold.Vocabulary
 }
 
 // Merge implements features.Readers: the run file is a cache and has no name.
-func (r readers) Merge(ctx context.Context, run []fold.Artifact) (_ fold.Artifact, err error) {
+func (r readers) Merge(ctx context.Context, run []fold.Artifact) (fold.Artifact, error) {
 	sources := make([]postings.Source, len(run))
 	for i, a := range run {
 		s, ok := a.(postings.Source)
@@ -80,25 +80,5 @@ func (r readers) Merge(ctx context.Context, run []fold.Artifact) (_ fold.Artifac
 		}
 		sources[i] = s
 	}
-	file, err := os.CreateTemp("", "featuremill-run-*.parquet")
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, file.Close())
-		}
-	}()
-	if err := os.Remove(file.Name()); err != nil {
-		return nil, err
-	}
-	sum, err := postings.Merge(ctx, file, sources...)
-	if err != nil {
-		return nil, err
-	}
-	merged, err := postings.Open(file, sum.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	return artifact{merged, file.Close}, nil
+	return postings.CreateRun(ctx, os.TempDir(), sources...)
 }

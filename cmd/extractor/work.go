@@ -1,0 +1,30 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/fx"
+
+	"github.com/featuremill/featuremill/adapters/torch"
+	"github.com/featuremill/featuremill/adapters/worker"
+	"github.com/featuremill/featuremill/cmd/internal/wiring"
+)
+
+// workCmd is the worker: it claims plans, corpus chunks and segments, and computes them.
+type workCmd struct {
+	wiring.Config
+	device
+	Heartbeat time.Duration `hidden:"" default:"3s" env:"FEATUREMILL_HEARTBEAT"`
+	Hung      time.Duration `hidden:"" default:"2m" env:"FEATUREMILL_HUNG"`
+}
+
+func (c *workCmd) Run(ctx context.Context) error {
+	return c.with(func(r *torch.Runtime) error {
+		app := fx.New(
+			wiring.Core(c.Config),
+			wiring.Worker(func() (worker.Engine, error) { return engine{r}, nil }, wiring.WorkerOptions{Heartbeat: c.Heartbeat, Hung: c.Hung}),
+		)
+		return wiring.RunUntil(ctx, app)
+	})
+}

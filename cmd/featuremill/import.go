@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+)
+
+type importCmd struct {
+	Model    importModelCmd    `cmd:"" help:"A HuggingFace folder (config.json, safetensors, tokenizer.json) or a GGUF file."`
+	SAE      importSAECmd      `cmd:"" name:"sae" help:"A SAELens folder (cfg.json, sae_weights.safetensors)."`
+	Dataset  importDatasetCmd  `cmd:"" help:"A .jsonl, .txt, .parquet or .npy file, or a folder of one kind of them."`
+	Training importTrainingCmd `cmd:"" help:"A finished training's checkpoint folder, with an SAE folder for each layer and hook."`
+}
+
+// registered is what the API answers to an import.
+type registered struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Status string `json:"status"`
+}
+
+func (c client) importAt(ctx context.Context, path string, body map[string]any) error {
+	var r registered
+	if err := c.call(ctx, http.MethodPost, path, nil, body, &r); err != nil {
+		return err
+	}
+	fmt.Printf("%s  %s  %s\n", r.ID, r.Name, r.Status)
+	return nil
+}
+
+type importModelCmd struct {
+	client
+	Path string `arg:"" help:"Folder or file, on the machine of the API."`
+	Name string `help:"What to call it. Empty: what it calls itself."`
+}
+
+func (c *importModelCmd) Run(ctx context.Context) error {
+	return c.importAt(ctx, "/models/import", with(map[string]any{"path": absolute(c.Path)}, "name", c.Name))
+}
+
+type importSAECmd struct {
+	client
+	Path          string  `arg:"" help:"Folder, on the machine of the API."`
+	Name          string  `help:"What to call it. Empty: the folder's name."`
+	Model         string  `help:"Id of the model that it was trained on. Empty: the one that its config names, if it is here."`
+	ScalingFactor float64 `help:"For expected_average_only_in without activation_scaler.json."`
+}
+
+func (c *importSAECmd) Run(ctx context.Context) error {
+	name := c.Name
+	if name == "" {
+		name = filepath.Base(absolute(c.Path))
+	}
+	body := with(map[string]any{"file_path": absolute(c.Path), "name": name}, "model_id", c.Model)
+	if c.ScalingFactor != 0 {
+		body["scaling_factor"] = c.ScalingFactor
+	}
+	return c.importAt(ctx, "/saes/import/file", body)
+}
+
+type importDatasetCmd struct {
+	client
+	Path       string `arg:"" help:"File or folder, on the machine of the API."`
+	Name       string `help:"What to call it. Empty: the file's name."`
+	TextColumn string `help:"The column with the text. Empty: input_ids, else text, else the only column with text."`
+}
+
+func (c *importDatasetCmd) Run(ctx context.Context) error {
+	return c.importAt(ctx, "/datasets/import", with(with(map[string]any{"path": absolute(c.Path)}, "name", c.Name), "text_column", c.TextColumn))
+}
+
+type importTrainingCmd struct {
+	client
+	Path  string `arg:"" help:"Checkpoint folder, on the machine of the API."`
+	ID    string `help:"The training's id." required:""`
+	Model string `help:"Id of the model that it was trained on." required:""`
+	Name  string `help:"What to call it."`
+}
+
+func (c *importTrainingCmd) Run(ctx context.Context) error {
+	return c.importAt(ctx, "/trainings/import", with(map[string]any{"path": absolute(c.Path), "training_id": c.ID, "model_id": c.Model}, "name", c.Name))
+}
+
+// with adds a value unless it is empty.
+func with(body map[string]any, key, value string) map[string]any {
+	if value != "" {
+		body[key] = value
+	}
+	return body
+}
+
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
