@@ -106,7 +106,7 @@ func fromTraining(t require.TestingT, id string) source.Source {
 func requested(src source.Source, id string) extraction.Requested {
 	config := extraction.DefaultConfig()
 	config.EvaluationSamples = 100
-	return extraction.Requested{ID: id, Source: src, ModelID: "m_1", DatasetID: "ds_1", Hook: "blocks.8.hook_resid_post", Layer: 8, Latents: 3072, Config: config}
+	return extraction.Requested{ID: id, Source: src, ModelID: "m_1", DatasetID: "ds_1", Hook: "blocks.8.hook_resid_post", Layer: 8, Latents: 3072, Mask: extraction.Mask{TokenIDs: []int32{0, 2}, SpecialTokens: true}, Config: config}
 }
 
 func profile() extraction.ComputeProfile {

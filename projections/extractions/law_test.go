@@ -91,7 +91,7 @@ func jobRow(row projectiontest.Row, s extraction.State) projectiontest.Row {
 		bytes += a.Bytes
 	}
 	for column, v := range map[string]any{
-		"source_key": r.Source.Key(), "model_id": r.ModelID, "dataset_id": r.DatasetID, "hook": r.Hook, "layer_index": r.Layer, "latents": r.Latents,
+		"source_key": r.Source.Key(), "model_id": r.ModelID, "dataset_id": r.DatasetID, "hook": r.Hook, "layer_index": r.Layer, "latents": r.Latents, "mask": r.Mask,
 		"status": s.Status, "config": r.Config, "evaluation_samples": s.Wanted, "needs_plan": s.NeedsPlan, "self_test_forced": s.SelfTest != nil && s.SelfTest.Forced,
 		"plan": append([]extraction.Part{}, s.Parts...), "segments_planned": s.Segments(), "sequences_planned": sequences, "tokens_planned": tokens,
 		"segments_recorded": len(s.Recorded), "sequences_recorded": recorded, "tokens": s.Tokens, "postings": s.Postings, "artifact_bytes": bytes,
@@ -229,8 +229,8 @@ func TestTheTableProvesTheSingleSource(t *testing.T) {
 	b := newBundle(t, nil)
 	for name, columns := range map[string]string{"both sources": `'t', 's'`, "no source": `null, null`} {
 		_, err := b.pool.Exec(t.Context(), fmt.Sprintf(`insert into extractions_v1.extraction_jobs
-			(training_id, external_sae_id, id, source_key, model_id, dataset_id, hook, layer_index, latents, status, config, evaluation_samples, needs_plan, stream_version, created_at, updated_at)
-			values (%s, 'x', 'k', 'm', 'd', 'h', 0, 1, 'queued', '{}', 1, true, 1, now(), now())`, columns))
+			(training_id, external_sae_id, id, source_key, model_id, dataset_id, hook, layer_index, latents, mask, status, config, evaluation_samples, needs_plan, stream_version, created_at, updated_at)
+			values (%s, 'x', 'k', 'm', 'd', 'h', 0, 1, '{}', 'queued', '{}', 1, true, 1, now(), now())`, columns))
 		require.ErrorContains(t, err, "check_single_source", name)
 	}
 }

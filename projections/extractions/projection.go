@@ -113,11 +113,15 @@ func (w writer) requested(e extraction.Requested) error {
 	if err != nil {
 		return err
 	}
+	mask, err := json.Marshal(e.Mask)
+	if err != nil {
+		return err
+	}
 	return w.row(`insert into extraction_jobs (id, stream_version, created_at, updated_at, training_id, external_sae_id, source_key, sae_path, model_id, dataset_id,
-			hook, layer_index, latents, status, config, evaluation_samples, needs_plan)
-		values ($1, $2, $3, $3, nullif($4, ''), nullif($5, ''), $6, nullif($7, ''), $8, $9, $10, $11, $12, 'queued', $13, $14, true)`,
+			hook, layer_index, latents, mask, status, config, evaluation_samples, needs_plan)
+		values ($1, $2, $3, $3, nullif($4, ''), nullif($5, ''), $6, nullif($7, ''), $8, $9, $10, $11, $12, $13, 'queued', $14, $15, true)`,
 		e.Source.TrainingID(), e.Source.SAEID(), e.Source.Key(), e.SAEPath, e.ModelID, e.DatasetID,
-		e.Hook, e.Layer, e.Latents, config, e.Config.EvaluationSamples)
+		e.Hook, e.Layer, e.Latents, mask, config, e.Config.EvaluationSamples)
 }
 
 func (w writer) planned(e extraction.Planned) error {

@@ -30,8 +30,8 @@ func NewQueries(pool *pgxpool.Pool, workers Workers) *Queries {
 }
 
 // shown is the status for clients. A completed extraction is finalizing until its features are folded
-// as far as its end; a fold that failed ends that as well, and says so in error_message.
-const shown = `case when j.status = 'completed' and f.fold_error is null and j.terminal_version > coalesce(f.folded_version, 0) then 'finalizing' else j.status end`
+// as far as its end. A fold that failed is tried again, so it stays finalizing, and error_message says why.
+const shown = `case when j.status = 'completed' and j.terminal_version > coalesce(f.folded_version, 0) then 'finalizing' else j.status end`
 
 const from = `
 	from public.extraction_jobs j
@@ -42,7 +42,7 @@ const from = `
 	left join public.datasets d on d.id = j.dataset_id`
 
 const selectExtraction = `select j.id, j.training_id, j.external_sae_id, j.sae_path, j.model_id, j.dataset_id,
-	coalesce(s.name, t.name) as sae_name, m.name as model_name, d.name as dataset_name, j.hook, j.layer_index, j.latents, ` + shown + ` as status,
+	coalesce(s.name, t.name) as sae_name, m.name as model_name, d.name as dataset_name, j.hook, j.layer_index, j.latents, j.mask, ` + shown + ` as status,
 	j.config, j.evaluation_samples, j.needs_plan, j.self_test, j.self_test_forced, j.corpus_id, j.batch_size, j.compute_profile, j.plan,
 	j.segments_planned, j.sequences_planned, j.tokens_planned, j.segments_recorded, j.sequences_recorded, j.tokens, j.postings, j.artifact_bytes,
 	j.compute_seconds, j.mismatches, j.error_code, coalesce(j.error_message, f.fold_error) as error_message, j.error_segment, j.error_resumable, j.cancel_reason,
@@ -181,4 +181,30 @@ func (q *Queries) Alarms(ctx context.Context, id string) ([]Alarm, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Alarm])
+}
+
+// Orphan is an extraction that names something that the library has never heard of.
+type Orphan struct {
+	ExtractionID string `db:"extraction_id"`
+	Kind         string `db:"kind"` // model, dataset, sae, training, corpus
+	ID           string `db:"missing"`
+}
+
+// Orphans returns what extractions name and the library does not have, where both tables are at the
+// same position. There are no foreign keys between projections; this proves that none is missed.
+func (q *Queries) Orphans(ctx context.Context) ([]Orphan, error) {
+	rows, err := q.pool.Query(ctx, `select j.id as extraction_id, n.kind, n.id as missing
+		from public.extraction_jobs j,
+			lateral (values ('model', j.model_id), ('dataset', j.dataset_id), ('sae', j.external_sae_id), ('training', j.training_id), ('corpus', j.corpus_id)) n (kind, id)
+		where n.id is not null and not exists (
+			select from public.models x where n.kind = 'model' and x.id = n.id union all
+			select from public.datasets x where n.kind = 'dataset' and x.id = n.id union all
+			select from public.external_saes x where n.kind = 'sae' and x.id = n.id union all
+			select from public.trainings x where n.kind = 'training' and x.id = n.id union all
+			select from public.corpora x where n.kind = 'corpus' and x.id = n.id)
+		order by j.id, n.kind`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[Orphan])
 }

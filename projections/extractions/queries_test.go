@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/featuremill/featuremill/domain/dataset"
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
@@ -143,7 +144,7 @@ func TestACompletedExtractionIsFinalizingUntilItsFeaturesAreFoldedAsFar(t *testi
 	b.project(t)
 	e, err = b.queries.Get(t.Context(), "x1")
 	require.NoError(t, err)
-	require.Equal(t, "completed", e.Status, "a fold that failed is not awaited")
+	require.Equal(t, "finalizing", e.Status, "a fold that failed is tried again")
 	require.Equal(t, broken, *e.ErrorMessage)
 }
 
@@ -367,4 +368,21 @@ func TestACommandIsSeenAsSoonAsItsPositionIs(t *testing.T) {
 	require.Equal(t, "queued", b.status(t, "x1"))
 	cancel()
 	require.NoError(t, <-ended)
+}
+
+func TestOrphansAreWhatTheLibraryHasNeverHeardOf(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t, nil)
+	b.stock(t)
+	b.start(t, fromSAE(t, "sae_1"), "x1", 0)
+	b.start(t, fromTraining(t, "train_9"), "x2", 0)
+	b.record(t, dataset.Stream("ds_1"), dataset.Deleted{}) // deleted, not unknown
+	b.project(t)
+	orphans, err := b.queries.Orphans(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []extractions.Orphan{
+		{ExtractionID: "x1", Kind: "corpus", ID: "corpus_1"},
+		{ExtractionID: "x2", Kind: "corpus", ID: "corpus_1"},
+		{ExtractionID: "x2", Kind: "training", ID: "train_9"},
+	}, orphans)
 }

@@ -13,19 +13,20 @@ const Finalizing = "finalizing"
 
 // Extraction is an extraction as clients see it. A nil pointer is what is not known.
 type Extraction struct {
-	ID            string  `db:"id"`
-	TrainingID    *string `db:"training_id"`
-	ExternalSAEID *string `db:"external_sae_id"`
-	SAEPath       *string `db:"sae_path"`
-	ModelID       string  `db:"model_id"`
-	DatasetID     string  `db:"dataset_id"`
-	SAEName       *string `db:"sae_name"` // joined; for a training: the training's name
-	ModelName     *string `db:"model_name"`
-	DatasetName   *string `db:"dataset_name"`
-	Hook          string  `db:"hook"`
-	LayerIndex    int     `db:"layer_index"`
-	Latents       int     `db:"latents"`
-	Status        string  `db:"status"` // queued, extracting, finalizing, completed, failed, cancelled, deleted
+	ID            string          `db:"id"`
+	TrainingID    *string         `db:"training_id"`
+	ExternalSAEID *string         `db:"external_sae_id"`
+	SAEPath       *string         `db:"sae_path"`
+	ModelID       string          `db:"model_id"`
+	DatasetID     string          `db:"dataset_id"`
+	SAEName       *string         `db:"sae_name"` // joined; for a training: the training's name
+	ModelName     *string         `db:"model_name"`
+	DatasetName   *string         `db:"dataset_name"`
+	Hook          string          `db:"hook"`
+	LayerIndex    int             `db:"layer_index"`
+	Latents       int             `db:"latents"`
+	Mask          json.RawMessage `db:"mask"`   // extraction.Mask
+	Status        string          `db:"status"` // queued, extracting, finalizing, completed, failed, cancelled, deleted
 
 	Config            json.RawMessage `db:"config"` // extraction.Config
 	EvaluationSamples int             `db:"evaluation_samples"`

@@ -15,6 +15,7 @@ create table extraction_jobs (
     hook                 text             not null,
     layer_index          integer          not null,
     latents              integer          not null,
+    mask                 json             not null, -- what the SAE's own config leaves out
     status               text             not null check (status in ('queued', 'extracting', 'completed', 'failed', 'cancelled', 'deleted')),
     config               json             not null,
     evaluation_samples   integer          not null, -- as extended
