@@ -17,7 +17,7 @@ import (
 
 const template = "featuremill_template"
 
-// server is the one of this test binary.
+// shared holds the one server of this test binary.
 var shared struct {
 	once     sync.Once
 	server   *server
