@@ -26,8 +26,12 @@ func (e *AheadError) Error() string {
 	return fmt.Sprintf("the checkpoint of %s is at %d but the log ends at %d: the log was restored from an older backup; its readers know events that it lost. Publish to a new topic, or delete the row of relay_checkpoint and the topic", e.Topic, e.Checkpoint, e.Head)
 }
 
-// checkpoint returns the position up to which everything was published. There is none at first, or
-// after somebody deleted it: then everything is published, and readers drop what they have.
+// checkpoint returns the position up to which everything was published.
+//
+// There is none at first, or after somebody deleted the row: then everything is published, and
+// readers drop what they have. If the topic is lost but the row is kept, the topic goes on from the
+// row's position: projections fill the hole from PostgreSQL by themselves, other readers see it in
+// ce_logposition; deleting the row, with the relays stopped, writes the whole log again.
 func (r *Relay) checkpoint(ctx context.Context) (int64, error) {
 	const insert = "INSERT INTO relay_checkpoint (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING"
 	if _, err := r.cfg.Pool.Exec(ctx, insert, r.cfg.Topic); err != nil {

@@ -6,5 +6,5 @@
 // between the two repeats the end of what was published; nothing is left out, nothing swapped. While
 // the broker is away events wait in the log, and commands go on.
 //
-// Only cmd imports this package; it imports domain/eventlog's events and adapters/kafka.
+// Only cmd imports this package; it imports domain/event and adapters/kafka.
 package relay
