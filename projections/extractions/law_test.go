@@ -205,11 +205,8 @@ func (h *histories) step() {
 
 // missing is the n-th planned segment that is not recorded, as far as there are so many.
 func (h *histories) missing(n int) int {
-	for _, run := range h.state.Missing() {
-		if run.From+n < run.To {
-			return run.From + n
-		}
-		return run.From
+	if runs := h.state.Missing(); len(runs) > 0 {
+		return min(runs[0].From+n, runs[0].To-1)
 	}
 	return n
 }

@@ -3,7 +3,6 @@ package extractions
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -144,24 +143,19 @@ func (p *Progress) add() {
 
 // explainWaiting says what kind of worker is missing, if nobody works.
 func (q *Queries) explainWaiting(ctx context.Context, p *Progress) error {
-	if p.Workers > 0 {
+	if p.Workers > 0 || len(p.Open) == 0 {
 		return nil
 	}
-	for _, w := range p.Open {
-		if q.workers != nil {
-			there, err := q.workers(ctx, w.Requirement)
-			if err != nil {
-				return err
-			}
-			if there {
-				return nil // it is about to be taken
-			}
+	next := p.Open[0]
+	if q.workers != nil {
+		there, err := q.workers(ctx, next.Requirement)
+		if err != nil || there {
+			return err // it is about to be taken
 		}
-		p.Waiting = "waiting for a worker"
-		if w.Requirement != "" {
-			p.Waiting = fmt.Sprintf("waiting for a worker: %s", w.Requirement)
-		}
-		return nil
+	}
+	p.Waiting = "waiting for a worker"
+	if next.Requirement != "" {
+		p.Waiting += ": " + next.Requirement
 	}
 	return nil
 }

@@ -129,17 +129,15 @@ func (p *Positions) wake() {
 	}
 }
 
-// Run listens for the projections' news until ctx ends, over one connection of its own.
+// Run listens for the projections' news until ctx ends, over one connection of its own; it returns nil.
 func (p *Positions) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		err := p.listen(ctx)
-		if ctx.Err() != nil {
-			break
-		}
-		p.logger.WarnContext(ctx, "the connection that listens to the projections broke; readers poll until it is back", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
+		if err := p.listen(ctx); ctx.Err() == nil {
+			p.logger.WarnContext(ctx, "the connection that listens to the projections broke; readers poll until it is back", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
 		}
 	}
 	return nil

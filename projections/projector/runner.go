@@ -83,7 +83,8 @@ func New(cfg Config, p Projection) (*Runner, error) {
 	return &Runner{cfg: cfg, p: p, stats: &counters{}, slot: slot{projection: p.Name(), version: p.Version(), schema: Schema(p)}}, nil
 }
 
-// RunToEnd applies what the log holds and returns. It waits while another instance is active.
+// RunToEnd applies what the log holds and returns. It waits while another instance is active, and
+// leaves the active version as it is.
 func (r *Runner) RunToEnd(ctx context.Context) error {
 	if err := r.Setup(ctx); err != nil {
 		return err
@@ -105,28 +106,35 @@ func (r *Runner) runToEnd(ctx context.Context) error {
 // what trying again cannot mend: *RestoredLogError, *SetupChangedError, statements that fail.
 func (r *Runner) Run(ctx context.Context, feed Feed) error {
 	pause := r.cfg.Retry
-	for {
+	for ctx.Err() == nil {
 		err := r.serve(ctx, feed, func() { pause = r.cfg.Retry })
-		if ctx.Err() != nil {
-			return nil
-		}
-		var restored *RestoredLogError
-		var setup *setupError
-		if errors.As(err, &restored) || errors.As(err, &setup) {
+		if permanent(err) {
 			return err
 		}
-		r.stats.failed(err)
-		if errors.Is(err, errMoved) {
-			r.cfg.Logger.InfoContext(ctx, "the projection's checkpoint was moved by a rebuild; going on from there")
-		} else {
-			r.cfg.Logger.WarnContext(ctx, "the projection was interrupted and starts again", "error", err, "pause", pause)
-		}
+		r.interrupted(ctx, err, pause)
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, longestPause)
+	}
+	return nil
+}
+
+func permanent(err error) bool {
+	var restored *RestoredLogError
+	var setup *setupError
+	return errors.As(err, &restored) || errors.As(err, &setup)
+}
+
+func (r *Runner) interrupted(ctx context.Context, err error, pause time.Duration) {
+	switch {
+	case ctx.Err() != nil: // we stop
+	case errors.Is(err, errMoved):
+		r.cfg.Logger.InfoContext(ctx, "the projection's checkpoint was moved by a rebuild; going on from there")
+	default:
+		r.stats.failed(err)
+		r.cfg.Logger.WarnContext(ctx, "the projection was interrupted and starts again", "error", err, "pause", pause)
 	}
 }
 
@@ -143,11 +151,13 @@ func (r *Runner) serve(ctx context.Context, feed Feed, healthy func()) error {
 		return err
 	}
 	defer s.close()
-	if err := s.catchUp(ctx); err != nil {
-		return err
-	}
-	if err := r.takeOver(ctx); err != nil {
-		return err
+	for active := false; !active; {
+		if err := s.catchUp(ctx); err != nil {
+			return err
+		}
+		if active, err = r.takeOver(ctx); err != nil {
+			return err
+		}
 	}
 	healthy()
 	return s.follow(ctx, feed)
@@ -159,17 +169,19 @@ type setupError struct{ err error }
 func (e *setupError) Error() string { return e.err.Error() }
 func (e *setupError) Unwrap() error { return e.err }
 
-// takeOver makes a newer version active once it has caught up. An older program never takes over.
-func (r *Runner) takeOver(ctx context.Context) error {
+// takeOver makes a newer version active; false: the active one has moved on meanwhile. An older
+// program never takes over, and is content.
+func (r *Runner) takeOver(ctx context.Context) (bool, error) {
 	active, err := activeVersion(ctx, r.cfg.Pool, r.slot.projection)
 	if err != nil || active >= r.slot.version {
-		return err
+		return err == nil, err
 	}
 	var behind *BehindError
-	if err := r.Switch(ctx); err != nil && !errors.As(err, &behind) {
-		return err
+	err = r.Switch(ctx)
+	if errors.As(err, &behind) {
+		return false, nil
 	}
-	return nil
+	return err == nil, err
 }
 
 // Stats says what a runner of this process has done.

@@ -196,6 +196,26 @@ func TestANewerVersionTakesOverWhenItHasCaughtUp(t *testing.T) {
 	require.Equal(t, 2, b.activeVersion(), "an old program never takes over")
 }
 
+func TestANewerVersionTakesOverWhileEventsKeepComing(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	fast := func(c *projector.Config) { c.Poll = time.Millisecond }
+	b.note(0, "x")
+	stop := b.running(b.runner(fast), nil)
+	b.waitFor(1)
+	next := newStars()
+	next.version = 2
+	b.running(b.runnerOf(next, fast), nil)
+	n := 1
+	for deadline := time.Now().Add(20 * time.Second); b.activeVersion() != 2; n++ {
+		require.True(t, time.Now().Before(deadline))
+		b.note(0, "x")
+	}
+	require.NoError(t, stop())
+	b.waitFor(int64(n))
+	require.Len(t, b.notes()[latent(0)], n)
+}
+
 func (b *bundle) activeVersion() int {
 	b.t.Helper()
 	var v int
