@@ -75,14 +75,15 @@ func (c *projectionsRetryCmd) Run(ctx context.Context) error {
 
 func onProjection(ctx context.Context, cfg wiring.Config, name string, do func(context.Context, *projector.Runner) error) error {
 	return offline(ctx, cfg, func(ctx context.Context, log *postgres.Log, registry *event.Registry) error {
-		runners, err := wiring.Runners(ctx, log, registry, slog.Default())
-		if err != nil {
-			return err
-		}
-		for i, p := range wiring.Projections() {
-			if p.Name() == name {
-				return do(ctx, runners[i])
+		for _, p := range wiring.Projections() {
+			if p.Name() != name {
+				continue
 			}
+			r, err := wiring.Runner(log, registry, slog.Default(), p)
+			if err != nil {
+				return err
+			}
+			return do(ctx, r)
 		}
 		return fmt.Errorf("there is no projection %q: library, extractions and features are", name)
 	})

@@ -109,11 +109,17 @@ func Projections() []projector.Projection {
 	return []projector.Projection{librarian.Projection{}, features.Projection{}, extractions.Projection{}}
 }
 
+// Runner builds the runner of a projection. It touches nothing, so that a projection whose tables were
+// made by another program can be rebuilt.
+func Runner(l *postgres.Log, registry *event.Registry, log *slog.Logger, p projector.Projection) (*projector.Runner, error) {
+	return projector.New(projector.Config{Pool: l.Pool(), Log: l, Registry: registry, Logger: log.With("part", p.Name())}, p)
+}
+
 // Runners builds a runner for every projection and sets up their tables.
 func Runners(ctx context.Context, l *postgres.Log, registry *event.Registry, log *slog.Logger) ([]*projector.Runner, error) {
 	var out []*projector.Runner
 	for _, p := range Projections() {
-		r, err := projector.New(projector.Config{Pool: l.Pool(), Log: l, Registry: registry, Logger: log.With("part", p.Name())}, p)
+		r, err := Runner(l, registry, log, p)
 		if err != nil {
 			return nil, err
 		}
