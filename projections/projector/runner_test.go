@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -365,4 +366,35 @@ func TestASwitchOfTablesDoesNotWaitForLongBehindAReader(t *testing.T) {
 	require.Equal(t, map[string][]string{latent(0): {"a"}}, b.notes(), "readers get through")
 	require.NoError(t, reader.Rollback(t.Context()))
 	require.NoError(t, <-rebuilt)
+}
+
+func TestAProjectionThatWasNeverSetUpCanBeRebuilt(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.note(0, "a")
+	r := b.runner()
+	require.NoError(t, r.Rebuild(t.Context()))
+	require.Equal(t, map[string][]string{latent(0): {"a"}}, b.notes())
+	b.note(0, "b")
+	require.NoError(t, r.RunToEnd(t.Context()))
+	require.Equal(t, []string{"a", "b"}, b.notes()[latent(0)])
+}
+
+func TestOnlyOneProcessRebuildsAtATime(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.note(0, "a")
+	require.NoError(t, b.runner().RunToEnd(t.Context()))
+	inside, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.stars.refuseWith(func(event.Recorded, event.Data) error {
+		once.Do(func() { close(inside); <-release })
+		return nil
+	})
+	first := make(chan error, 1)
+	go func() { first <- b.runner().Rebuild(t.Context()) }()
+	<-inside
+	require.ErrorContains(t, b.runner().Rebuild(t.Context()), "by another process")
+	close(release)
+	require.NoError(t, <-first)
 }
