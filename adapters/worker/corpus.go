@@ -43,10 +43,13 @@ func (w *Worker) corpus(ctx context.Context, task *Task) error {
 	if err != nil {
 		return missing("the dataset's files", err)
 	}
-	chunk, err := corpus.Build(ctx, data, tokens, buildOptions(state.Request.Options), index)
-	if err == nil {
+	chunk, err := corpus.Build(ctx, data, reporting{tokens, task}, buildOptions(state.Request.Options), index)
+	switch {
+	case err == nil:
 		err = data.Close()
-	} else {
+	case stopped(err):
+		err = errors.Join(err, data.Close())
+	default:
 		err = &Failure{Code: "corpus_failed", Detail: err.Error(), Err: errors.Join(err, data.Close())}
 	}
 	if err != nil {
@@ -177,3 +180,21 @@ func (w *Worker) sequences(ctx context.Context, state corpora.State, first, coun
 }
 
 func hexDigest(b [32]byte) string { return hex.EncodeToString(b[:]) }
+
+// reporting reports every batch of rows that is tokenised: a long chunk is no hung one.
+type reporting struct {
+	Tokenizer
+	task *Task
+}
+
+func (r reporting) EncodeBatch(ctx context.Context, texts []string) ([]corpora.Encoding, error) {
+	if err := r.task.Batch(nil); err != nil {
+		return nil, err
+	}
+	return r.Tokenizer.EncodeBatch(ctx, texts)
+}
+
+// stopped reports whether work ended because it was called off, not because it failed.
+func stopped(err error) bool {
+	return errors.Is(err, ErrStopping) || errors.Is(err, ErrLost) || errors.Is(err, context.Canceled)
+}

@@ -56,6 +56,8 @@ type SelfTestInput struct {
 	SkipFirst  int
 	Exclude    []int32
 	Tokens     int // counted tokens to measure on
+	// Beat is called after every forward and ends the test with its error: a long self-test is no hung one.
+	Beat func() error
 }
 
 // Encoder is a loaded model with its SAE.

@@ -50,7 +50,7 @@ func (w *Worker) plan(ctx context.Context, task *Task) error {
 		return err
 	}
 	if in.extraction.SelfTest == nil {
-		tested, err := w.selfTest(ctx, in, tokens, encoder)
+		tested, err := w.selfTest(ctx, task, in, tokens, encoder)
 		if err != nil {
 			return err
 		}
@@ -101,7 +101,7 @@ func bos(in inputs) int32 {
 	return -1
 }
 
-func (w *Worker) selfTest(ctx context.Context, in inputs, tokens Tokenizer, encoder Encoder) (extraction.SelfTest, error) {
+func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tokenizer, encoder Encoder) (extraction.SelfTest, error) {
 	c := in.extraction.Request.Config
 	data, err := w.library.OpenDataset(ctx, in.dataset)
 	if err != nil {
@@ -109,11 +109,14 @@ func (w *Worker) selfTest(ctx context.Context, in inputs, tokens Tokenizer, enco
 	}
 	defer func() { _ = data.Close() }()
 	n := contextLength(in)
-	chunk, err := corpus.Build(ctx, data, tokens, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, 0)
+	chunk, err := corpus.Build(ctx, data, reporting{tokens, task}, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, 0)
 	if err != nil {
+		if stopped(err) {
+			return extraction.SelfTest{}, err
+		}
 		return extraction.SelfTest{}, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
 	}
-	test := SelfTestInput{Context: n, BOS: bos(in), SkipFirst: c.SkipFirst, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
+	test := SelfTestInput{Context: n, BOS: bos(in), SkipFirst: c.SkipFirst, Beat: func() error { return task.Batch(telemetry{Stage: "self-test"}) }, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
 	if in.sae.ExcludeSpecialTokens {
 		for id, t := range tokens.Vocabulary() {
 			if t.Special {

@@ -149,7 +149,8 @@ returning w.extraction_id, w.fence, w.wanted_version, w.terminal, e.source_key, 
 // in runs a transaction whose tables are the projection's.
 func (f *Folder) in(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, f.cfg.Pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "set local search_path to "+pgx.Identifier{f.schema}.Sanitize()); err != nil {
+		// The pool's connections give a statement five seconds, which is right for appends; a load takes longer.
+		if _, err := tx.Exec(ctx, "set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0; set local search_path to "+pgx.Identifier{f.schema}.Sanitize()); err != nil {
 			return err
 		}
 		return do(tx)

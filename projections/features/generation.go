@@ -417,6 +417,10 @@ func (f *Folder) sweep(ctx context.Context) error {
 		return err
 	}
 	return f.cfg.Pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		if _, err := c.Exec(ctx, `set statement_timeout = 0`); err != nil { // detaching waits for readers
+			return err
+		}
+		defer func() { _, _ = c.Exec(context.WithoutCancel(ctx), `reset statement_timeout`) }()
 		var locked bool
 		if err := c.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended($1 || ' sweep', 7))`, f.schema).Scan(&locked); err != nil || !locked {
 			return err
