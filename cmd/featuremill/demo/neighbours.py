@@ -112,7 +112,7 @@ def latents_table(sae, speeches):
 
 @torch.no_grad()
 def main():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     sae = SAE.load_from_disk(str(HERE / "sae"), dtype="float32")
     result = {"taps": taps_table(sae)}
     for line in result["taps"]:
