@@ -20,6 +20,8 @@ type SelfTestOptions struct {
 	Exclude     []int32   // ids that are not counted
 	Tokens      int       // counted tokens to measure on; 0 = 4,096
 	PublishedL0 float64   // 0 = unknown
+
+	Beat func() error // called after every forward; its error ends the test. Nil = nobody wants to know
 }
 
 const (
@@ -162,6 +164,9 @@ func (e *Engine) selfTest(ctx context.Context, o SelfTestOptions, prepend bool) 
 				})
 				return s.err
 			})
+			if err == nil && o.Beat != nil {
+				err = o.Beat()
+			}
 			if err != nil {
 				return extraction.SelfTest{}, err
 			}

@@ -102,7 +102,7 @@ func (p *pair) Batch(ctx context.Context, sequences [][]int32, out *postings.Col
 func (p *pair) SelfTest(ctx context.Context, in worker.SelfTestInput) (extraction.SelfTest, error) {
 	t, err := p.engine.SelfTest(ctx, torch.SelfTestOptions{
 		Sequences: in.Sequences, Context: in.Context, BOS: in.BOS, PrependBOS: in.PrependBOS, SkipFirst: in.SkipFirst,
-		Exclude: in.Exclude, Tokens: in.Tokens, PublishedL0: p.publishedL0,
+		Exclude: in.Exclude, Tokens: in.Tokens, PublishedL0: p.publishedL0, Beat: in.Beat,
 	})
 	return t, unusable(err)
 }

@@ -39,6 +39,7 @@ func NewHandler(log eventlog.Log, registry *event.Registry, now func() time.Time
 type Call struct {
 	Metadata    event.Metadata
 	Idempotency *eventlog.Idempotency // nil = none
+	IfVersion   *int64                // the version that the one stream of the use case must still have; nil = any
 }
 
 // Result says what a command did.
@@ -164,6 +165,9 @@ func change[S aggregate[S]](ctx context.Context, h *Handler, call Call, stream, 
 		state, version, err := Load[S](ctx, h, stream)
 		if err != nil {
 			return eventlog.Request{}, id, err
+		}
+		if v := call.IfVersion; v != nil && *v != version {
+			return eventlog.Request{}, id, problem.New(problem.Stale, "stale", "%s is at version %d now, not %d: look at it again before you change it", id, version, *v).With("version", version)
 		}
 		data, err := decide(state)
 		if err != nil || len(data) == 0 {

@@ -20,7 +20,7 @@ type Config struct {
 	FilterStopWords        bool    `json:"filter_stop_words"`
 	ContextPrefixTokens    int     `json:"context_prefix_tokens"`
 	ContextSuffixTokens    int     `json:"context_suffix_tokens"`
-	MinActivationFrequency float64 `json:"min_activation_frequency"` // fraction; what lists hide below it, never what is computed
+	MinActivationFrequency float64 `json:"min_activation_frequency"` // fraction; lists hide what is below it, if a client asked for that: rare is not dead
 	AutoNLP                bool    `json:"auto_nlp"`
 
 	Mode                string  `json:"mode"`           // documents | packed
@@ -41,7 +41,7 @@ func DefaultConfig() Config {
 	return Config{
 		EvaluationSamples: 10_000, TopKExamples: 100,
 		FilterSpecial: true, FilterSingleChar: true, FilterPunctuation: true, FilterNumbers: true, FilterFragments: true,
-		ContextPrefixTokens: 25, ContextSuffixTokens: 25, MinActivationFrequency: 0.001, AutoNLP: true,
+		ContextPrefixTokens: 25, ContextSuffixTokens: 25, AutoNLP: true,
 		Mode: "documents", PrependBOS: "auto", SkipFirst: 1, ExcludeTokenIDs: []int32{},
 		ExamplesPerInterval: 5, NonFiring: 5, Fold: "none", DType: "float32",
 	}

@@ -10,5 +10,8 @@ type APIConfig struct {
 	Token  string `help:"Bearer token that the API asks for. Empty: none." env:"FEATUREMILL_TOKEN"`
 }
 
+// Address is where the API listens, host:port.
+type Address string
+
 // API serves HTTP.
 func API(APIConfig) fx.Option { return fx.Options() }

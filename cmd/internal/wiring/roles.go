@@ -165,6 +165,7 @@ func Queries() fx.Option {
 	return fx.Provide(
 		func(l *postgres.Log) *pgxpool.Pool { return l.Pool() },
 		librarian.NewQueries, features.NewQueries,
+		func(pool *pgxpool.Pool) *extractions.Queries { return extractions.NewQueries(pool, nil) },
 		func(l *postgres.Log, log *slog.Logger) *projector.Positions {
 			return projector.NewPositions(l.Pool(), log.With("part", "positions"))
 		},
