@@ -27,8 +27,8 @@ type cachedGroup struct {
 	key       groupKey
 	once      sync.Once
 	sequences []corpus.Sequence
-	bytes     int64
 	err       error
+	bytes     int64 // under the cache's lock; 0 until it is decoded
 }
 
 func newGroupCache(budget int64) *groupCache {
@@ -48,13 +48,15 @@ func (c *groupCache) get(key groupKey, decode func(group int) ([]corpus.Sequence
 	c.mu.Unlock()
 
 	entry.once.Do(func() {
-		entry.sequences, entry.bytes, entry.err = decode(key.group)
+		var bytes int64
+		entry.sequences, bytes, entry.err = decode(key.group)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.entries[key] != element {
 			return // dropped while it was decoded
 		}
-		c.used += entry.bytes
+		entry.bytes = bytes
+		c.used += bytes
 		for c.used > c.budget && c.recent.Len() > 1 {
 			last := c.recent.Back()
 			old := last.Value.(*cachedGroup)
