@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -55,6 +56,19 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 			faults += len(differences)
 			say("projection %s: its tables are the fold of the log: %v", p.Name(), len(differences) == 0)
 		}
+		store, err := wiring.OpenStore(c.Config)
+		if err != nil {
+			return err
+		}
+		checked, differences, err := wiring.NewFolder(log, store, slog.New(slog.DiscardHandler)).Verify(ctx)
+		if err := errors.Join(err, store.Close()); err != nil {
+			return err
+		}
+		for _, d := range differences {
+			fmt.Println("FAULT", d)
+		}
+		faults += len(differences)
+		say("features: %d extractions folded again from their artifacts, equal to the tables: %v", checked, len(differences) == 0)
 		if faults > 0 {
 			return fmt.Errorf("%d faults", faults)
 		}

@@ -364,3 +364,27 @@ func (r takenOver) Artifact(ctx context.Context, id string, index int, sha strin
 	r.take()
 	return r.memory.Artifact(ctx, id, index, sha)
 }
+
+func TestVerifyFindsARowThatTheFoldDoesNotGive(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.corpus(t)
+	id := b.start(t)
+	b.record(t, extraction.Stream(id), segment(0), segment(1), segment(2), extraction.Completed{Segments: 3})
+	require.NoError(t, b.folder.RunToEnd(t.Context()))
+	checked, differences, err := b.folder.Verify(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, checked)
+	require.Empty(t, differences)
+	_, err = b.log.Pool().Exec(t.Context(), `update features_v1.features set max_activation = max_activation + 1 where latent = 3`)
+	require.NoError(t, err)
+	_, differences, err = b.folder.Verify(t.Context())
+	require.NoError(t, err)
+	require.Len(t, differences, 2, "the row that is there, and the row that should be")
+	require.Equal(t, "features", differences[0].Table)
+	g, err := b.queries.Of(t.Context(), id)
+	require.NoError(t, err)
+	page, err := b.queries.List(t.Context(), g, features.ListOptions{Limit: 5})
+	require.NoError(t, err)
+	require.NotEmpty(t, page.Features, "verifying takes nothing away")
+}

@@ -42,27 +42,50 @@ type Statistics struct {
 	Segments int `json:"segments"`
 }
 
-// fold makes a new generation of an extraction's tables and makes it current.
-func (f *Folder) fold(ctx context.Context, j *job) error {
-	var segments []segment
-	var chunks []Chunk
-	var vocabularySHA256 *string
-	var generation int64
-	err := f.in(ctx, func(tx pgx.Tx) (err error) {
+// recorded is what an extraction's fold reads.
+type recorded struct {
+	segments   []segment
+	chunks     []Chunk
+	vocabulary string // sha256
+}
+
+// read returns what is recorded through the wanted version; without a segment there is nothing to fold.
+func (f *Folder) read(ctx context.Context, j *job) (r recorded, err error) {
+	var vocabulary *string
+	err = f.in(ctx, func(tx pgx.Tx) (err error) {
 		rows, _ := tx.Query(ctx, `select index, first_sequence, sequences, file_sha256 from segments where extraction_id = $1 and version <= $2 order by index`, j.id, j.wanted)
-		if segments, err = pgx.CollectRows(rows, pgx.RowToStructByPos[segment]); err != nil {
+		if r.segments, err = pgx.CollectRows(rows, pgx.RowToStructByPos[segment]); err != nil || len(r.segments) == 0 {
 			return err
 		}
-		if len(segments) == 0 || j.corpusID == nil {
-			return nil
+		if j.corpusID == nil {
+			return errors.New("segments are recorded, but no corpus is planned")
 		}
 		rows, _ = tx.Query(ctx, `select chunk, sha256 from corpus_chunks where corpus_id = $1 order by chunk`, *j.corpusID)
-		if chunks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Chunk]); err != nil {
+		if r.chunks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Chunk]); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, `select vocabulary_sha256 from corpora where corpus_id = $1`, *j.corpusID).Scan(&vocabularySHA256); err != nil {
-			return err
+		return tx.QueryRow(ctx, `select vocabulary_sha256 from corpora where corpus_id = $1`, *j.corpusID).Scan(&vocabulary)
+	})
+	if err == nil && len(r.segments) > 0 {
+		if vocabulary == nil {
+			return r, fmt.Errorf("corpus %s is not ready", *j.corpusID)
 		}
+		r.vocabulary = *vocabulary
+	}
+	return r, err
+}
+
+// fold makes a new generation of an extraction's tables and makes it current.
+func (f *Folder) fold(ctx context.Context, j *job) error {
+	r, err := f.read(ctx, j)
+	if err != nil {
+		return err
+	}
+	if len(r.segments) == 0 { // it ended before its first segment
+		return f.in(ctx, func(tx pgx.Tx) error { return f.finish(ctx, tx, j, nil, nil) })
+	}
+	var generation int64
+	err = f.in(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `update generations set state = 'old' where extraction_id = $1 and state = 'loading'`, j.id); err != nil {
 			return err
 		}
@@ -71,21 +94,15 @@ func (f *Folder) fold(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	if generation == 0 { // it ended before its first segment
-		return f.in(ctx, func(tx pgx.Tx) error { return f.finish(ctx, tx, j, nil, nil) })
-	}
-	if vocabularySHA256 == nil {
-		return fmt.Errorf("corpus %s is not ready", *j.corpusID)
-	}
-	in, closeAll, err := f.open(ctx, j, segments, chunks, *vocabularySHA256)
+	in, closeAll, err := f.open(ctx, j, r.segments, r.chunks, r.vocabulary)
 	if err != nil {
 		return err
 	}
-	statistics, err := f.load(ctx, j, in, generation, *vocabularySHA256)
+	statistics, err := f.load(ctx, j, in, generation, r.vocabulary)
 	if err := errors.Join(err, closeAll()); err != nil {
 		return err
 	}
-	statistics.Segments = len(segments)
+	statistics.Segments = len(r.segments)
 	return f.in(ctx, func(tx pgx.Tx) error { return f.finish(ctx, tx, j, &generation, statistics) })
 }
 

@@ -111,10 +111,10 @@ func newBrokers(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Brokers, error) 
 	return broker.Addrs(), nil
 }
 
-func newLog(lc fx.Lifecycle, db Database, registry *event.Registry, log *slog.Logger) (*postgres.Log, error) {
+func newLog(lc fx.Lifecycle, cfg Config, db Database, registry *event.Registry, log *slog.Logger) (*postgres.Log, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	l, err := postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, Logger: log.With("part", "log")})
+	l, err := postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, LeaseTime: cfg.LeaseTime, Logger: log.With("part", "log")})
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +126,13 @@ func newCommands(l eventlog.Log, registry *event.Registry) *command.Handler {
 	return command.NewHandler(l, registry, time.Now)
 }
 
+// OpenStore opens the configured store.
+func OpenStore(cfg Config) (blob.Store, error) {
+	return blob.Open(context.Background(), cfg.store(), filepath.Join(cfg.cache(), "blobs"))
+}
+
 func newStore(lc fx.Lifecycle, cfg Config) (blob.Store, error) {
-	s, err := blob.Open(context.Background(), cfg.store(), filepath.Join(cfg.cache(), "blobs"))
+	s, err := OpenStore(cfg)
 	if err != nil {
 		return nil, err
 	}
