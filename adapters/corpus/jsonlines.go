@@ -301,7 +301,7 @@ func (s *lineScanner) next() bool {
 			s.err = err
 		}
 	}
-	if s.err == io.EOF {
+	if errors.Is(s.err, io.EOF) {
 		s.err = nil
 	}
 	return false

@@ -1,6 +1,7 @@
 package corpus
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -216,7 +217,7 @@ func readList(chunk parquet.ColumnChunk, rows int) (l listColumn, err error) {
 	count := 0
 	for {
 		page, err := pages.ReadPage()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -37,7 +37,7 @@ func splittings() map[string]splitting {
 		return object{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex}
 	}
 	split := func(digits string) object {
-		return object{"type": "Split", "pattern": object{"Regex": fmt.Sprintf(gpt4Split, digits)}, "behavior": "Isolated", "invert": false}
+		return object{"type": "Split", "pattern": object{"Regex": fmt.Sprintf(gpt4Split, digits)}, "behavior": "Isolated", "invert": false} //nolint:misspell // a word of the format
 	}
 	llama3 := splitting{preTokenizers: []any{split("{1,3}"), byteLevel(false)}, ignoreMerges: true, addBOS: true}
 	return map[string]splitting{

@@ -56,7 +56,7 @@ func LoadBytes(data []byte) (*Tokenizer, error) {
 	}
 	var handle *C.fm_tokenizer
 	var failure C.fm_bytes
-	ok := C.fm_tokenizer_new((*C.uint8_t)(unsafe.SliceData(data)), C.size_t(len(data)), &handle, &failure)
+	ok := C.fm_tokenizer_new((*C.uint8_t)(unsafe.SliceData(data)), C.size_t(len(data)), &handle, &failure) //nolint:gocritic // the comparison is in the code that cgo generates
 	runtime.KeepAlive(data)
 	if !ok {
 		return nil, &FormatError{Detail: take(failure)}
@@ -89,7 +89,7 @@ func (t *Tokenizer) Encode(text string, addSpecial bool) (corpus.Encoding, error
 	}
 	var out C.fm_encoding
 	var failure C.fm_bytes
-	ok := C.fm_encode(t.handle, (*C.uint8_t)(unsafe.StringData(text)), C.size_t(len(text)), C.bool(addSpecial), &out, &failure)
+	ok := C.fm_encode(t.handle, (*C.uint8_t)(unsafe.StringData(text)), C.size_t(len(text)), C.bool(addSpecial), &out, &failure) //nolint:gocritic // the comparison is in the code that cgo generates
 	runtime.KeepAlive(text)
 	if !ok {
 		return corpus.Encoding{}, fmt.Errorf("encode text of %d bytes: %s", len(text), take(failure))
@@ -142,7 +142,7 @@ func (t *Tokenizer) Close() error {
 // readVocabulary parses fm_vocabulary's records: id uint32, special uint8, length uint32, piece.
 func readVocabulary(handle *C.fm_tokenizer, look appearance) ([]corpus.Token, error) {
 	var out, failure C.fm_bytes
-	if !C.fm_vocabulary(handle, &out, &failure) {
+	if !C.fm_vocabulary(handle, &out, &failure) { //nolint:gocritic // the comparison is in the code that cgo generates
 		return nil, &FormatError{Detail: take(failure)}
 	}
 	records := []byte(take(out))
