@@ -85,11 +85,22 @@ type Worker struct {
 	}
 	tokenizers map[string]Tokenizer
 	shards     shardCache
+	failpoint  func(name string) // nil in production
 }
 
 // New returns a worker. The name stands in events.
 func New(commands *command.Handler, leases eventlog.Leases, store blob.Store, lib *library.Library, engine Engine, name string) *Worker {
 	return &Worker{commands: commands, leases: leases, store: store, library: lib, engine: engine, name: name, tokenizers: map[string]Tokenizer{}}
+}
+
+// Failpoints makes the worker call at at places where tests break it: "batch" before a batch of a segment,
+// "artifact" between the stored artifact and its record, "recorded" between the append and its answer.
+func (w *Worker) Failpoints(at func(name string)) { w.failpoint = at }
+
+func (w *Worker) at(name string) {
+	if w.failpoint != nil {
+		w.failpoint(name)
+	}
 }
 
 // Jobs returns the jobs by the kind of work.

@@ -71,6 +71,7 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 			done += int64(len(batch[i]))
 		}
 		from := columns.Len()
+		w.at("batch")
 		norms, err := encoder.Batch(ctx, batch, columns)
 		if err != nil {
 			return err
@@ -106,10 +107,12 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 	if err := w.store.Put(ctx, ArtifactKey(id, index, artifact.FileSHA256), bytes.NewReader(file.Bytes())); err != nil {
 		return fmt.Errorf("store the artifact: %w", err)
 	}
+	w.at("artifact")
 	_, err = w.commands.RecordSegment(ctx, w.call(task), task.Lease, id, extraction.SegmentRecorded{
 		Index: index, FirstSequence: first, Sequences: len(sequences), Tokens: fed, Artifact: artifact,
 		Seconds: time.Since(started).Seconds(), Device: w.engine.Profile().Device, Worker: w.name, Attempt: task.Lease.Attempt,
 	})
+	w.at("recorded")
 	return err
 }
 

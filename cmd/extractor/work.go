@@ -16,14 +16,17 @@ type workCmd struct {
 	wiring.Config
 	device
 	Heartbeat time.Duration `hidden:"" default:"3s" env:"FEATUREMILL_HEARTBEAT"`
+	ReapEvery time.Duration `hidden:"" default:"5s" env:"FEATUREMILL_REAP_EVERY"`
 	Hung      time.Duration `hidden:"" default:"2m" env:"FEATUREMILL_HUNG"`
+
+	Failpoints string `hidden:"" env:"FEATUREMILL_FAILPOINTS"`
 }
 
 func (c *workCmd) Run(ctx context.Context) error {
 	return c.with(func(r *torch.Runtime) error {
 		app := fx.New(
 			wiring.Core(c.Config),
-			wiring.Worker(func() (worker.Engine, error) { return engine{r}, nil }, wiring.WorkerOptions{Heartbeat: c.Heartbeat, Hung: c.Hung}),
+			wiring.Worker(func() (worker.Engine, error) { return engine{r}, nil }, wiring.WorkerOptions{Heartbeat: c.Heartbeat, ReapEvery: c.ReapEvery, Hung: c.Hung, Failpoints: c.Failpoints}),
 		)
 		return wiring.RunUntil(ctx, app)
 	})

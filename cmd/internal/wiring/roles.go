@@ -139,7 +139,7 @@ func newRunners(l *postgres.Log, registry *event.Registry, log *slog.Logger) ([]
 
 // Projector keeps every read model current, and folds.
 func Projector() fx.Option {
-	return fx.Options(fx.Provide(newRunners, NewFolder), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, folder *features.Folder, brokers Brokers, log *slog.Logger) {
+	return fx.Options(fx.Provide(newRunners, newFolder), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, folder *features.Folder, brokers Brokers, log *slog.Logger) {
 		feed := projector.Messages(func(ctx context.Context, group string) (<-chan *message.Message, error) {
 			s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: brokers, Group: group, Logger: log.With("part", "kafka", "group", group)})
 			if err != nil {
@@ -157,7 +157,11 @@ func Projector() fx.Option {
 
 // NewFolder folds what is wanted, with the store's artifacts.
 func NewFolder(l *postgres.Log, store blob.Store, log *slog.Logger) *features.Folder {
-	return features.NewFolder(features.FolderConfig{Pool: l.Pool(), Readers: readers{store}, Owner: process(), Logger: log.With("part", "folder")})
+	return newFolder(Config{}, l, store, log)
+}
+
+func newFolder(cfg Config, l *postgres.Log, store blob.Store, log *slog.Logger) *features.Folder {
+	return features.NewFolder(features.FolderConfig{Pool: l.Pool(), Readers: readers{store}, Owner: process(), Lease: cfg.LeaseTime, Logger: log.With("part", "folder")})
 }
 
 // Queries provides what reads the read models.
@@ -175,15 +179,24 @@ func Queries() fx.Option {
 // WorkerOptions say how a worker works. Zero values mean the defaults.
 type WorkerOptions struct {
 	Poll, Heartbeat, ReapEvery, Hung time.Duration
+
+	Failpoints string // see failpoints; "" in production
 }
 
 // Worker claims and does work with an engine.
 func Worker(engine func() (worker.Engine, error), o WorkerOptions) fx.Option {
-	return fx.Options(fx.Provide(engine), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, e worker.Engine, commands *command.Handler, l *postgres.Log, store blob.Store, lib *library.Library, brokers Brokers, log *slog.Logger) {
+	return fx.Options(fx.Provide(engine), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, e worker.Engine, commands *command.Handler, l *postgres.Log, store blob.Store, lib *library.Library, brokers Brokers, log *slog.Logger) error {
 		name := process()
 		log = log.With("part", "worker")
 		w := worker.New(commands, l, store, lib, e, name)
 		lc.Append(fx.StopHook(w.Close))
+		if o.Failpoints != "" {
+			at, err := failpoints(o.Failpoints)
+			if err != nil {
+				return err
+			}
+			w.Failpoints(at)
+		}
 		wake := make(chan struct{}, 1)
 		loop := worker.NewLoop(l, worker.Config{
 			Owner: name, Capabilities: w.Capabilities(), Jobs: w.Jobs(), Wake: wake, Logger: log,
@@ -196,6 +209,7 @@ func Worker(engine func() (worker.Engine, error), o WorkerOptions) fx.Option {
 			return loop.Run(ctx)
 		})
 		background(lc, shut, log, "wake-up", func(ctx context.Context) error { return wakeUp(ctx, brokers, wake, log) })
+		return nil
 	}))
 }
 
