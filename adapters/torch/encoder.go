@@ -4,7 +4,7 @@ package torch
 import "C"
 
 import (
-	"errors"
+	"fmt"
 	"math"
 	"unsafe"
 
@@ -89,7 +89,7 @@ func (e *fusedEncoder) fire(s *scope, x tensor) *firings {
 	// The bias is added where z is read anyway, which saves a pass over it.
 	if C.fm_fire(pointer(z), (*C.uint32_t)(latents.data), C.int64_t(capacity), (*C.int32_t)(counts.data), pointer(a.bEnc),
 		optional(a.scale), optional(a.threshold), C.int64_t(n), C.int64_t(width), C.int64_t(k), C.int(e.threads)) != 0 {
-		s.fail(errors.New("no memory to choose what fires"))
+		s.fail(fmt.Errorf("%w to choose what fires", ErrNoMemory))
 		return nil
 	}
 	return &firings{

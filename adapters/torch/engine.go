@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
+	"time"
 
 	"github.com/featuremill/featuremill/adapters/postings"
 )
@@ -13,6 +15,8 @@ type Engine struct {
 	model *Model
 	sae   *SAE
 	hook  Hook
+
+	sparseTime atomic.Int64 // nanoseconds
 }
 
 // WidthError is an SAE that does not fit the model.
@@ -51,6 +55,10 @@ func NewEngine(m *Model, a *SAE, h Hook) (*Engine, error) {
 
 // Hook is where the engine reads the model.
 func (e *Engine) Hook() Hook { return e.hook }
+
+// SparseTime is how long Batch has spent so far on turning firings into postings: what is neither
+// libtorch nor a kernel.
+func (e *Engine) SparseTime() time.Duration { return time.Duration(e.sparseTime.Load()) }
 
 // Batch runs sequences (of any lengths up to 65,536) to the hook, encodes every token and appends
 // its firings to out in (sequence, offset, latent) order; sequence i is firstSequence + i. norms are
@@ -105,6 +113,8 @@ func (e *Engine) batch(s *scope, ids [][]int32, first int, firstSequence uint32,
 			norms[first+p.sequence][p.offset] = lengths[r]
 		}
 		e.sae.encode(s, x, b.rows(), func(s *scope, start int64, f *firings) {
+			began := time.Now()
+			defer func() { e.sparseTime.Add(int64(time.Since(began))) }()
 			for i := range f.counts {
 				p := place[int(start)+i]
 				if p.offset < 0 {

@@ -4,7 +4,7 @@ package torch
 import "C"
 
 import (
-	"errors"
+	"fmt"
 	"unsafe"
 
 	lib "github.com/sugarme/gotch/libtch"
@@ -125,7 +125,7 @@ func (e *fused) attention(s *scope, b *packed, l *layer, x tensor) tensor {
 	if C.fm_attention(pointer(mixed), (*C.float)(column(0)), (*C.float)(column(q)), (*C.float)(column(q+kv)), C.int64_t(stride),
 		(*C.int64_t)(&b.starts[0]), (*C.int64_t)(&b.lengths[0]), C.int64_t(len(b.starts)),
 		C.int64_t(c.Heads), C.int64_t(c.KVHeads), C.int64_t(width), C.int(e.threads)) != 0 {
-		s.fail(errors.New("no memory for attention scores"))
+		s.fail(fmt.Errorf("%w for attention scores", ErrNoMemory))
 		return nil
 	}
 	return mixed

@@ -4,9 +4,13 @@ package torch
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 )
+
+// ErrNoMemory is in the chain of every error that a smaller batch, or more memory, would have avoided.
+var ErrNoMemory = errors.New("not enough memory")
 
 // block is memory outside Go's heap: libtorch may keep its address, the garbage collector does not
 // scan it, and giving it back is immediate. Pages are zero, and cost nothing until they are touched.
@@ -21,7 +25,7 @@ func newBlock(bytes int64) (block, error) {
 	}
 	p := C.fm_map(C.int64_t(bytes))
 	if p == nil {
-		return block{}, fmt.Errorf("no memory for %.1f MiB", float64(bytes)/(1<<20))
+		return block{}, fmt.Errorf("%w for a buffer of %.1f MiB", ErrNoMemory, float64(bytes)/(1<<20))
 	}
 	return block{data: p, bytes: bytes}, nil
 }

@@ -241,5 +241,6 @@ func TestMKLTakesThisProgramsWordForTheCPU(t *testing.T) {
 		require.True(t, mklSwitchUsed(), "MKL never asked mkl_serv_intel_cpu_true of this program")
 		require.Regexp(t, `^[0-9.]+ (AVX2|AVX512)$`, testRuntime.Profile().MKL)
 	}
+	require.NotEmpty(t, os.Getenv("OMP_WAIT_POLICY")+os.Getenv("GOMP_SPINCOUNT"), "idle threads would spin")
 	t.Logf("%+v", testRuntime.Profile())
 }

@@ -43,6 +43,12 @@ func (e *OpError) Error() string {
 	return fmt.Sprintf("libtorch %s(%s): %s", e.Op, strings.Join(e.Shapes, ", "), e.Detail)
 }
 
+// Is finds ErrNoMemory: libtorch says it in words only.
+func (e *OpError) Is(target error) bool {
+	return target == ErrNoMemory &&
+		(strings.Contains(e.Detail, "can't allocate memory") || strings.Contains(e.Detail, "not enough memory") || strings.Contains(e.Detail, "out of memory"))
+}
+
 func (s *scope) free() {
 	for _, t := range s.owned {
 		lib.AtFree(t)
@@ -140,6 +146,7 @@ func lastError() string {
 	}
 	text := goString((*C.char)(unsafe.Pointer(p)))
 	text, _, _ = strings.Cut(text, "\nException raised from")
+	text, _, _ = strings.Cut(text, "\nframe #")
 	return text
 }
 
