@@ -109,7 +109,7 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	}
 	defer func() { _ = data.Close() }()
 	n := contextLength(in)
-	chunk, err := corpus.Build(ctx, data, reporting{tokens, task}, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, 0)
+	sequences, err := corpus.First(ctx, data, reporting{tokens, task}, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, int64(2*selfTestTokens+n))
 	if err != nil {
 		if stopped(err) {
 			return extraction.SelfTest{}, err
@@ -135,10 +135,8 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	if test.PrependBOS != nil && *test.PrependBOS && test.BOS < 0 {
 		return extraction.SelfTest{}, &Failure{Code: "no_bos", Detail: "a BOS token is to be prepended, but the model names neither a bos nor an eos token: start with prepend_bos false"}
 	}
-	for fed := 0; len(chunk.Sequences) > len(test.Sequences) && fed < 2*selfTestTokens+n; {
-		s := chunk.Sequences[len(test.Sequences)].Tokens
-		test.Sequences = append(test.Sequences, s)
-		fed += len(s)
+	for _, s := range sequences {
+		test.Sequences = append(test.Sequences, s.Tokens)
 	}
 	if len(test.Sequences) == 0 {
 		return extraction.SelfTest{}, &Failure{Code: "no_tokens", Detail: fmt.Sprintf("the first %d rows of the dataset give no sequence of 16 tokens or more", min(in.dataset.Rows, corpus.ChunkRows))}
