@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"strings"
 
 	"github.com/gin-gonic/gin"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
 
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
 	"github.com/featuremill/featuremill/domain/eventlog"
@@ -89,7 +89,7 @@ func unavailable(err error) bool {
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error
-	return errors.Is(err, eventlog.ErrUnavailable) || errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
+	return errors.Is(err, eventlog.ErrUnavailable) || errors.Is(err, puddle.ErrClosedPool) || errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
 }
 
 // fail answers with a problem, unless an answer has begun.
@@ -111,10 +111,17 @@ func (s *server) fail(c *gin.Context, err error) {
 		Type: "/problems/" + p.Code, Title: title(p.Code), Status: status, Detail: p.Error(), Message: p.Error(), Code: p.Code, TraceID: requestOf(c).trace,
 		AdditionalProperties: map[string]any{},
 	}
-	maps.Copy(out.AdditionalProperties, p.Facts)
-	if holder, ok := p.Facts["active_extraction_id"].(string); ok {
-		out.ActiveExtractionID = &holder
-		delete(out.AdditionalProperties, "active_extraction_id")
+	for key, fact := range p.Facts {
+		switch key {
+		case "active_extraction_id":
+			if holder, ok := fact.(string); ok {
+				out.ActiveExtractionID = &holder
+			}
+		case "type", "title", "status", "detail", "message", "code", "trace_id", "errors": // members of every problem
+			out.AdditionalProperties["current_"+key] = fact
+		default:
+			out.AdditionalProperties[key] = fact
+		}
 	}
 	if len(p.Fields) > 0 {
 		fields := make([]api.FieldProblem, len(p.Fields))

@@ -53,11 +53,12 @@ func (l *Library) resolve(path string) (string, error) {
 		return "", err
 	}
 	real, err := filepath.EvalSymlinks(abs)
-	allowed := len(l.roots) == 0
-	for _, r := range l.roots {
-		rel, relErr := filepath.Rel(r, real)
-		allowed = allowed || err == nil && relErr == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+	allowed := err == nil && l.below(real)
+	if errors.Is(err, fs.ErrNotExist) { // a name that is not there, in a folder that may be read
+		folder, folderErr := filepath.EvalSymlinks(filepath.Dir(abs))
+		allowed = folderErr == nil && l.below(folder)
 	}
+	allowed = allowed || len(l.roots) == 0
 	switch {
 	case err == nil && allowed:
 		return real, nil
@@ -67,6 +68,16 @@ func (l *Library) resolve(path string) (string, error) {
 		return "", problem.New(problem.Invalid, "file_not_found", "there is no file or folder %s on the machine of the API", path)
 	}
 	return "", problem.New(problem.Invalid, "file_unreadable", "%s cannot be read: %v", path, err)
+}
+
+// below reports whether a real path is in one of the roots.
+func (l *Library) below(real string) bool {
+	for _, r := range l.roots {
+		if rel, err := filepath.Rel(r, real); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+			return true
+		}
+	}
+	return len(l.roots) == 0
 }
 
 // put stores files by digest and returns them as a set, named relative to base.

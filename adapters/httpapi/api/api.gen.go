@@ -1012,7 +1012,7 @@ type Estimate struct {
 	Seconds   *float64 `json:"seconds,omitempty"`
 	Sequences int      `json:"sequences"`
 
-	// Tokens At most
+	// Tokens At most, unless a corpus with these options is there
 	Tokens int64 `json:"tokens"`
 
 	// Warnings What was ignored or should be looked at
@@ -1205,7 +1205,7 @@ type ExtractionConfigRequest struct {
 	// LayerIndex Accepted for existing clients; the SAE says which layer
 	LayerIndex *int `json:"layer_index,omitempty"`
 
-	// MinActivationFrequency Fraction of sequences below which lists hide a latent; never what is computed
+	// MinActivationFrequency Fraction of sequences below which lists hide a latent, until somebody asks for it; never what is computed
 	MinActivationFrequency *float64                     `json:"min_activation_frequency,omitempty"`
 	Mode                   *ExtractionConfigRequestMode `json:"mode,omitempty"`
 
