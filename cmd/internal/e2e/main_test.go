@@ -22,12 +22,12 @@ func TestMain(m *testing.M) {
 }
 
 var built struct {
-	once      sync.Once
-	dir       string // to remove
+	once        sync.Once
+	dir         string // to remove
 	featuremill string
-	extractor string
-	out       []byte
-	err       error
+	extractor   string
+	out         []byte
+	err         error
 }
 
 // build compiles what make build compiles, with the same flags, so that Go's cache serves both.

@@ -132,3 +132,6 @@ func run(t testing.TB, path string, args ...string) (string, int) {
 	require.NoError(t, err)
 	return string(out), 0
 }
+
+// contains reports whether a process has said something.
+func contains(p *process, text string) bool { return strings.Contains(p.out.String(), text) }

@@ -132,6 +132,7 @@ func (s *stack) args(more ...string) []string {
 	return args
 }
 
+// fast is the environment in which a lost lease is soon found.
 var fast = []string{"FEATUREMILL_LEASE_TIME=" + leaseTime.String(), "FEATUREMILL_HEARTBEAT=500ms", "FEATUREMILL_REAP_EVERY=500ms"}
 
 // serve starts a process with roles of featuremill.
