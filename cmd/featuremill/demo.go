@@ -75,7 +75,7 @@ func (d *demonstration) stage(name string, do func() error) error {
 
 func (c *demoCmd) Run(ctx context.Context) error {
 	if c.LogLevel == "info" {
-		c.LogLevel = "warn" // the demo tells its own story
+		c.LogLevel = "error" // the demo tells its own story
 	}
 	c.ImportRoots = nil
 	d := &demonstration{dir: filepath.Join(c.State, "demo"), extractor: wiring.Extractor{Path: c.Extractor, Threads: c.Threads}}

@@ -40,7 +40,8 @@ type shownExtraction struct {
 	} `json:"self_test"`
 }
 
-// rule picks latents: the strongest that pass the filters.
+// rule picks latents: the strongest that pass the filters. Those that fire on a token in fifty or more
+// are strong because a high-norm token is, and say little.
 type rule struct {
 	title string
 	take  int
@@ -49,8 +50,8 @@ type rule struct {
 
 func rules() []rule {
 	return []rule{
-		{"one token has more than 0.8 of the firings", 4, url.Values{"min_top_token_share": {"0.8"}, "min_firing_documents": {"10"}, "sort_by": {"max_activation"}}},
-		{"no token has 0.2 of the firings, ten documents or more", 4, url.Values{"max_top_token_share": {"0.2"}, "min_firing_documents": {"10"}, "sort_by": {"max_activation"}}},
+		{"one token has more than 0.8 of the firings", 4, url.Values{"min_top_token_share": {"0.8"}, "min_firing_documents": {"10"}, "max_density": {"0.002"}, "sort_by": {"max_activation"}}},
+		{"no token has 0.2 of the firings, ten documents or more", 4, url.Values{"max_top_token_share": {"0.2"}, "min_firing_documents": {"10"}, "max_density": {"0.002"}, "sort_by": {"max_activation"}}},
 		{"density under 1 in 10,000", 2, url.Values{"max_density": {"0.0001"}, "sort_by": {"max_activation"}}},
 	}
 }
@@ -127,7 +128,7 @@ func (d *demonstration) latents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nTen latents by rule (of those that fit, the strongest); firing rate by decade, %s:\n", decades.span())
+	fmt.Printf("\nTen latents by rule: of those that fit and fire on at most 1 token in 500, the strongest. Firing rate by decade, %s:\n", decades.span())
 	i := 0
 	for _, g := range groups {
 		fmt.Printf("\n%s:\n", g.rule.title)

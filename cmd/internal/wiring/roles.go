@@ -140,16 +140,27 @@ func newRunners(l *postgres.Log, registry *event.Registry, log *slog.Logger) ([]
 // Projector keeps every read model current, and folds.
 func Projector() fx.Option {
 	return fx.Options(fx.Provide(newRunners, newFolder), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, folder *features.Folder, brokers Brokers, log *slog.Logger) {
+		var subscribers sync.WaitGroup // closed before the broker is
 		feed := projector.Messages(func(ctx context.Context, group string) (<-chan *message.Message, error) {
 			s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: brokers, Group: group, Logger: log.With("part", "kafka", "group", group)})
 			if err != nil {
 				return nil, err
 			}
-			context.AfterFunc(ctx, func() { _ = s.Close() })
+			subscribers.Add(1)
+			context.AfterFunc(ctx, func() {
+				defer subscribers.Done()
+				_ = s.Close()
+			})
 			return s.Subscribe(ctx, Topic)
 		}, kafka.Unmarshal)
 		for i, p := range Projections() {
-			background(lc, shut, log, "projection "+p.Name(), func(ctx context.Context) error { return runners[i].Run(ctx, feed) })
+			background(lc, shut, log, "projection "+p.Name(), func(ctx context.Context) error {
+				err := runners[i].Run(ctx, feed)
+				if ctx.Err() != nil {
+					subscribers.Wait()
+				}
+				return err
+			})
 		}
 		background(lc, shut, log, "folder", folder.Run)
 	}))
