@@ -120,9 +120,17 @@ func TestBatchGivesTheSparsePostingsOfEveryToken(t *testing.T) {
 			require.NoError(t, err)
 			x := a.Hooks[claimedHook]
 
-			for _, tokens := range []int{forwardTokens, 50} { // in one forward, and in several
-				e.model.tokensPerForward = tokens
-				e.sae.chunkTokens = int64(tokens / 2)
+			for _, c := range []struct { // in one forward and in several, with kernels and without
+				tokens  int
+				exec    executor
+				encoder encoder
+			}{
+				{forwardTokens, e.model.exec, e.sae.encoder},
+				{50, e.model.exec, e.sae.encoder},
+				{50, &composed{m: e.model}, &composedEncoder{a: e.sae}},
+			} {
+				e.model.tokensPerForward, e.model.exec, e.sae.encoder = c.tokens, c.exec, c.encoder
+				e.sae.chunkTokens = int64(c.tokens / 2)
 				var out postings.Columns
 				norms, err := e.Batch(t.Context(), sequences, 1000, &out)
 				require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/featuremill/featuremill/adapters/checkpoint"
 )
@@ -28,6 +29,10 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	_ = testRuntime.Close()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	os.Exit(code)
 }
 

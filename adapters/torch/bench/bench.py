@@ -6,8 +6,8 @@ The job: SmolLM2-135M float32, resid_post of layer 8, an SAE of 9,216 latents at
 jumprelu), 512 × 128 tokens → latent, sequence, offset, activation of every firing, norms of every token.
 The PyTorch side does the same maths in as few passes as PyTorch allows (9 layers, no head, sdpa attention,
 inference mode, one matrix product and one topk or nonzero) and stops at NumPy arrays; Featuremill also sorts
-and writes its artifact. Three workers: featuremill, PyTorch with MKL told that the CPU is Intel's (as
-featuremill tells it), PyTorch as it comes.
+and writes its artifact. Three workers: featuremill, PyTorch with MKL told that the CPU is Intel's and with
+OpenMP's idle threads asleep (as featuremill does both), PyTorch as it comes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def prepare(model, folder):
     b_dec = torch.randn(d) * 0.1
     weights = {"W_enc": w, "b_enc": torch.randn(D_SAE) * 0.1, "W_dec": w.T.contiguous(), "b_dec": b_dec}
     with torch.inference_mode():
-        x = decoder(ids[:8])[:, 1:].flatten(0, 1)
+        x = decoder(ids[:32])[:, 1:].flatten(0, 1)
         z = (x - b_dec) @ w + weights["b_enc"]
     threshold = z.kthvalue(int(len(z) * (1 - L0 / D_SAE)), dim=0).values.clamp(min=0.01)
     config = {
@@ -146,7 +146,7 @@ def compare(o):
     python = [sys.executable, __file__, "--worker", "--model", o.model, "--folder", str(folder), "--architecture", o.architecture, "--threads", str(o.threads)]
     workers = [
         Worker("featuremill", [o.bench, "-model", o.model, "-sae", str(folder / o.architecture), "-in", str(folder / "tokens.safetensors"), "-threads", str(o.threads)]),
-        Worker("pytorch + switch", [*python, "--batch", str(o.batch)], {"LD_PRELOAD": o.switch}),
+        Worker("pytorch + switch", [*python, "--batch", str(o.batch)], {"LD_PRELOAD": o.switch, "OMP_WAIT_POLICY": "passive"}),
         Worker("pytorch", [*python, "--batch", str(o.batch)]),
     ]
     for w in workers:
