@@ -23,6 +23,7 @@ type workCmd struct {
 }
 
 func (c *workCmd) Run(ctx context.Context) error {
+	c.Wait = time.Minute
 	return c.with(func(r *torch.Runtime) error {
 		app := fx.New(
 			wiring.Core(c.Config),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/fx"
 
@@ -23,6 +24,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	c.Wait = time.Minute
 	options := []fx.Option{wiring.Core(c.Config)}
 	has := func(role string) bool { return slices.Contains(c.Roles, role) }
 	if has("relay") {

@@ -15,6 +15,7 @@ type Config struct {
 	Store       string        `help:"Where files are kept: a folder, or s3://bucket?region=…. Empty: a folder in the state folder." env:"FEATUREMILL_STORE"`
 	ImportRoots []string      `name:"import-root" help:"Folders below which files may be imported. None: any file that this user can read, where the API listens on this machine only." env:"FEATUREMILL_IMPORT_ROOTS" type:"path"`
 	LeaseTime   time.Duration `hidden:"" help:"How long a worker's lease lives without a heartbeat." default:"30s" env:"FEATUREMILL_LEASE_TIME"`
+	Wait        time.Duration `kong:"-"` // how long a start waits for a PostgreSQL that does not answer: what runs for ever may be started before it
 	LogLevel    string        `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info" env:"FEATUREMILL_LOG_LEVEL"`
 }
 

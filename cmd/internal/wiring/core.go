@@ -5,10 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/fx"
 	"go.uber.org/fx/fxevent"
 
@@ -112,14 +116,44 @@ func newBrokers(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Brokers, error) 
 }
 
 func newLog(lc fx.Lifecycle, cfg Config, db Database, registry *event.Registry, log *slog.Logger) (*postgres.Log, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	l, err := postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, LeaseTime: cfg.LeaseTime, Logger: log.With("part", "log")})
+	var l *postgres.Log
+	err := patiently(cfg, log, func(ctx context.Context) (err error) {
+		l, err = postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, LeaseTime: cfg.LeaseTime, Logger: log.With("part", "log")})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	lc.Append(fx.StopHook(l.Close))
 	return l, nil
+}
+
+// patiently tries again while PostgreSQL is away, for cfg.Wait. A constructor has no context, so it hears
+// the signals itself.
+func patiently(cfg Config, log *slog.Logger, try func(context.Context) error) error {
+	asked, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	end := time.Now().Add(cfg.Wait)
+	for {
+		ctx, cancel := context.WithTimeout(asked, time.Minute)
+		err := try(ctx)
+		cancel()
+		if err == nil || asked.Err() != nil || !away(err) || time.Now().After(end) {
+			return err
+		}
+		log.Warn("PostgreSQL does not answer yet", "error", err)
+		select {
+		case <-asked.Done():
+			return asked.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// away reports whether an error is the server's state, or that of the connection to it.
+func away(err error) bool {
+	var said *pgconn.PgError
+	return errors.Is(err, eventlog.ErrUnavailable) || !errors.As(err, &said) || strings.HasPrefix(said.Code, "57P")
 }
 
 func newCommands(l eventlog.Log, registry *event.Registry) *command.Handler {

@@ -131,39 +131,45 @@ func Runners(ctx context.Context, l *postgres.Log, registry *event.Registry, log
 	return out, nil
 }
 
-func newRunners(l *postgres.Log, registry *event.Registry, log *slog.Logger) ([]*projector.Runner, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	return Runners(ctx, l, registry, log)
+func newRunners(cfg Config, l *postgres.Log, registry *event.Registry, log *slog.Logger) (out []*projector.Runner, err error) {
+	err = patiently(cfg, log, func(ctx context.Context) (err error) {
+		out, err = Runners(ctx, l, registry, log)
+		return err
+	})
+	return out, err
 }
 
 // Projector keeps every read model current, and folds.
 func Projector() fx.Option {
 	return fx.Options(fx.Provide(newRunners, newFolder), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, folder *features.Folder, brokers Brokers, log *slog.Logger) {
-		var subscribers sync.WaitGroup // closed before the broker is
-		feed := projector.Messages(func(ctx context.Context, group string) (<-chan *message.Message, error) {
-			s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: brokers, Group: group, Logger: log.With("part", "kafka", "group", group)})
-			if err != nil {
-				return nil, err
-			}
-			subscribers.Add(1)
-			context.AfterFunc(ctx, func() {
-				defer subscribers.Done()
-				_ = s.Close()
-			})
-			return s.Subscribe(ctx, Topic)
-		}, kafka.Unmarshal)
 		for i, p := range Projections() {
 			background(lc, shut, log, "projection "+p.Name(), func(ctx context.Context) error {
-				err := runners[i].Run(ctx, feed)
+				var subscribers sync.WaitGroup
+				err := runners[i].Run(ctx, follow(brokers, &subscribers, log))
 				if ctx.Err() != nil {
-					subscribers.Wait()
+					subscribers.Wait() // the broker is stopped next
 				}
 				return err
 			})
 		}
 		background(lc, shut, log, "folder", folder.Run)
 	}))
+}
+
+// follow is the topic as a projection reads it.
+func follow(brokers Brokers, subscribers *sync.WaitGroup, log *slog.Logger) projector.Feed {
+	return projector.Messages(func(ctx context.Context, group string) (<-chan *message.Message, error) {
+		s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: brokers, Group: group, Logger: log.With("part", "kafka", "group", group)})
+		if err != nil {
+			return nil, err
+		}
+		subscribers.Add(1)
+		context.AfterFunc(ctx, func() {
+			defer subscribers.Done()
+			_ = s.Close()
+		})
+		return s.Subscribe(ctx, Topic)
+	}, kafka.Unmarshal)
 }
 
 // NewFolder folds what is wanted, with the store's artifacts.
