@@ -213,7 +213,11 @@ func TestACancelledExtractionKeepsWhatWasComputedAndCanBeResumed(t *testing.T) {
 	// In its second batch the fourth segment takes longer than a heartbeat and the cancel.
 	worker := s.extractor(failpoints("batch=sleep:4s@26"))
 	id := s.begin(config())
-	s.awaitSegments(id, 3)
+	s.await("the fourth segment", func() bool {
+		work, err := s.log.ListWork(t.Context(), id)
+		state, _, ok := s.load(id)
+		return err == nil && ok && len(state.Recorded) == 3 && len(work) > 0 && work[0].Owner != ""
+	})
 	_, err := s.commands.CancelExtraction(t.Context(), call(), id, "enough")
 	require.NoError(t, err)
 	cancelled := s.awaitStatus(id, extraction.StatusCancelled)

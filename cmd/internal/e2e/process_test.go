@@ -61,9 +61,16 @@ func start(t testing.TB, name, path string, args, env []string) *process {
 	}()
 	require.NoError(t, <-started)
 	t.Cleanup(func() {
+		if t.Failed() && os.Getenv("QUIT") != "" {
+			p.signal(syscall.SIGQUIT)
+			select {
+			case <-p.done:
+			case <-time.After(3 * time.Second):
+			}
+		}
 		p.Kill()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", name, tail(p.out.String(), 80))
+			t.Logf("%s said:\n%s", name, tail(p.out.String(), 400))
 		}
 	})
 	return p

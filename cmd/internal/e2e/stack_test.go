@@ -36,7 +36,7 @@ const (
 const leaseTime = 5 * time.Second
 
 // patience bounds every wait for something that must come.
-const patience = 2 * time.Minute
+const patience = 90 * time.Second
 
 // stack is an installation: a database, a broker, a store, and a library with the inputs.
 type stack struct {
@@ -125,7 +125,7 @@ func (s *stack) begin(c extraction.Config) string {
 }
 
 func (s *stack) args(more ...string) []string {
-	args := append(more, "--state", s.state, "--database", s.dsn, "--store", filepath.Join(s.state, "files"), "--log-level", "debug")
+	args := append(more, "--state", s.state, "--database", s.dsn, "--store", filepath.Join(s.state, "files"), "--log-level", "info")
 	for _, b := range s.broker.Addrs() {
 		args = append(args, "--kafka", b)
 	}
