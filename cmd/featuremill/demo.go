@@ -129,7 +129,11 @@ func (d *demonstration) recall(ctx context.Context) bool {
 		return false
 	}
 	var j job
-	if d.call(ctx, http.MethodGet, "/extractions/"+url.PathEscape(d.ids.Extraction), nil, nil, &j) != nil || j.Status != "completed" {
+	err = d.call(ctx, http.MethodGet, "/extractions/"+url.PathEscape(d.ids.Extraction), nil, nil, &j)
+	if err == nil && j.Status == "finalizing" { // its tables are being made anew
+		j, err = d.watch(ctx, d.ids.Extraction, os.Stdout)
+	}
+	if err != nil || j.Status != "completed" {
 		d.ids = demoIDs{}
 		return false
 	}
