@@ -348,7 +348,7 @@ const (
 	length     = 20
 )
 
-// memory is a small corpus with artifacts that are made up: what is folded, not how it is stored.
+// memory is a small corpus whose postings are made up: what is folded, not how it is stored.
 type memory struct{ sequences []corpus.Sequence }
 
 func newMemory(sequences int) *memory {

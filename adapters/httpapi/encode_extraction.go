@@ -105,6 +105,10 @@ func rowOf(state extraction.State, now time.Time) (extractions.Extraction, error
 		CorpusID: known(state.CorpusID), SegmentsPlanned: state.Segments(), SegmentsRecorded: len(state.Recorded), SequencesPlanned: sequences, TokensPlanned: tokens,
 		Tokens: state.Tokens, Postings: state.Postings, CreatedAt: now, UpdatedAt: now,
 	}
+	if t := state.SelfTest; t != nil && err == nil {
+		e.SelfTest, err = json.Marshal(t.SelfTest)
+		e.SelfTestForced = t.Forced
+	}
 	if f := state.Failure; f != nil {
 		e.ErrorCode, e.ErrorMessage, e.ErrorSegment, e.ErrorResumable = &f.Code, &f.Detail, f.Segment, &f.Resumable
 	}

@@ -70,6 +70,10 @@ func (s *server) ListExtractions(ctx context.Context, r api.ListExtractionsReque
 
 // GetExtraction returns an extraction.
 func (s *server) GetExtraction(ctx context.Context, r api.GetExtractionRequestObject) (api.GetExtractionResponseObject, error) {
+	if r.Params.AsOf != nil {
+		out, err := s.asOf(ctx, r.ID, *r.Params.AsOf)
+		return api.GetExtraction200JSONResponse(out), err
+	}
 	if err := s.reflects(ctx, extractions.Name); err != nil {
 		return nil, err
 	}

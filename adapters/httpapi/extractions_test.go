@@ -79,6 +79,15 @@ func TestAnExtractionGoesFromItsStartToItsFeatures(t *testing.T) {
 	require.EqualValues(t, 7, second["meta"].(map[string]any)["total"])
 	require.Empty(t, b.sent(t, 200, "GET", "/api/v1/extractions/"+id+"/history?offset=100", nil)["data"])
 
+	planned := b.sent(t, 200, "GET", fmt.Sprintf("/api/v1/extractions/%s?as_of=%v", id, facts[2].(map[string]any)["position"]), nil)
+	require.Equal(t, "extracting", planned["status"])
+	require.EqualValues(t, 0, planned["segments_recorded"])
+	require.EqualValues(t, 3, planned["segments_planned"])
+	require.Equal(t, "queued", b.sent(t, 200, "GET", "/api/v1/extractions/"+id+"?as_of="+facts[0].(map[string]any)["recorded_at"].(string), nil)["status"])
+	require.Len(t, b.sent(t, 200, "GET", fmt.Sprintf("/api/v1/extractions/%s/history?as_of=%v", id, facts[2].(map[string]any)["position"]), nil)["data"], 3)
+	b.refused(t, 404, "extraction_not_found", "GET", "/api/v1/extractions/"+id+"?as_of=1", nil, "yet")
+	b.refused(t, 422, "invalid_request", "GET", "/api/v1/extractions/"+id+"?as_of=yesterday", nil, "as_of")
+
 	estimate := b.sent(t, 200, "POST", "/api/v1/saes/"+w.sae+"/extract-features?dataset_id="+w.dataset+"&dry_run=true", map[string]any{"evaluation_samples": 100})
 	require.EqualValues(t, 100, estimate["sequences"])
 	require.EqualValues(t, 100*length, estimate["tokens"], "the SAE's own context")

@@ -14,7 +14,9 @@ import (
 	imports "github.com/featuremill/featuremill/adapters/library"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/dataset"
+	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/training"
@@ -80,10 +82,11 @@ type Handler struct {
 // server implements the operations of the specification.
 type server struct {
 	Config
-	metrics *metrics
-	shown   shownCache
-	live    liveProgress
-	closing chan struct{}
+	registry *event.Registry
+	metrics  *metrics
+	shown    shownCache
+	live     liveProgress
+	closing  chan struct{}
 }
 
 var _ api.StrictServerInterface = (*server)(nil)
@@ -93,7 +96,11 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Commands == nil || cfg.Imports == nil || cfg.Log == nil || cfg.Library == nil || cfg.Extractions == nil || cfg.Features == nil || cfg.Positions == nil {
 		return nil, errors.New("http interface: commands, imports, log, library, extractions, features and positions are required")
 	}
-	s := &server{Config: cfg.withDefaults(), closing: make(chan struct{})}
+	registry, err := facts.Registry()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{Config: cfg.withDefaults(), registry: registry, closing: make(chan struct{})}
 	s.metrics = newMetrics(s)
 	spec, err := loadSpecification(s.fail)
 	if err != nil {

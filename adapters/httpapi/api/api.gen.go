@@ -1867,6 +1867,9 @@ type Warnings = []string
 // After defines model for After.
 type After = int64
 
+// AsOf defines model for AsOf.
+type AsOf = string
+
 // DatasetID defines model for DatasetID.
 type DatasetID = string
 
@@ -1997,6 +2000,12 @@ type DeleteExtractionParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetExtractionParams defines parameters for GetExtraction.
+type GetExtractionParams struct {
+	// AsOf As it was at a position of the log, or at a time (RFC 3339): from its history alone, without names, live progress and features
+	AsOf *AsOf `form:"as_of,omitempty" json:"as_of,omitempty"`
+}
+
 // CancelExtractionParams defines parameters for CancelExtraction.
 type CancelExtractionParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
@@ -2057,6 +2066,9 @@ type ListExtractionFeaturesParamsSortOrder string
 type GetExtractionHistoryParams struct {
 	Limit  *int    `form:"limit,omitempty" json:"limit,omitempty"`
 	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// AsOf As it was at a position of the log, or at a time (RFC 3339): from its history alone, without names, live progress and features
+	AsOf *AsOf `form:"as_of,omitempty" json:"as_of,omitempty"`
 }
 
 // ResumeExtractionParams defines parameters for ResumeExtraction.
@@ -2537,7 +2549,7 @@ type ServerInterface interface {
 	DeleteExtraction(c *gin.Context, id ExtractionID, params DeleteExtractionParams)
 	// GetExtraction An extraction; with an ETag while it rests
 	// (GET /api/v1/extractions/{id})
-	GetExtraction(c *gin.Context, id ExtractionID)
+	GetExtraction(c *gin.Context, id ExtractionID, params GetExtractionParams)
 	// CancelExtraction Cancel an extraction; what was computed stays
 	// (POST /api/v1/extractions/{id}/cancel)
 	CancelExtraction(c *gin.Context, id ExtractionID, params CancelExtractionParams)
@@ -3065,6 +3077,17 @@ func (siw *ServerInterfaceWrapper) GetExtraction(c *gin.Context) {
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetExtractionParams
+
+	// ------------- Optional query parameter "as_of" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "as_of", c.Request.URL.Query(), &params.AsOf, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter as_of: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -3072,7 +3095,7 @@ func (siw *ServerInterfaceWrapper) GetExtraction(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.GetExtraction(c, id)
+	siw.Handler.GetExtraction(c, id, params)
 }
 
 // CancelExtraction operation middleware
@@ -3417,6 +3440,14 @@ func (siw *ServerInterfaceWrapper) GetExtractionHistory(c *gin.Context) {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", c.Request.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
 	if err != nil {
 		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter offset: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "as_of" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "as_of", c.Request.URL.Query(), &params.AsOf, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter as_of: %w", err), http.StatusBadRequest)
 		return
 	}
 
@@ -5449,7 +5480,8 @@ func (response DeleteExtractiondefaultApplicationProblemPlusJSONResponse) VisitD
 }
 
 type GetExtractionRequestObject struct {
-	ID ExtractionID `json:"id"`
+	ID     ExtractionID `json:"id"`
+	Params GetExtractionParams
 }
 
 type GetExtractionResponseObject interface {
@@ -7474,10 +7506,11 @@ func (sh *strictHandler) DeleteExtraction(ctx *gin.Context, id ExtractionID, par
 }
 
 // GetExtraction operation middleware
-func (sh *strictHandler) GetExtraction(ctx *gin.Context, id ExtractionID) {
+func (sh *strictHandler) GetExtraction(ctx *gin.Context, id ExtractionID, params GetExtractionParams) {
 	var request GetExtractionRequestObject
 
 	request.ID = id
+	request.Params = params
 
 	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.GetExtraction(ctx, request.(GetExtractionRequestObject))

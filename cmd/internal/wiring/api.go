@@ -53,7 +53,7 @@ func API(cfg APIConfig) fx.Option {
 				return err
 			}
 			background(lc, shut, log, "positions", positions.Run)
-			server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+			server := handler.Server("")
 			background(lc, shut, log, "http server", func(ctx context.Context) error {
 				ended := make(chan error, 1)
 				go func() { ended <- server.Serve(listener) }()
@@ -63,7 +63,6 @@ func API(cfg APIConfig) fx.Option {
 					return err
 				case <-ctx.Done():
 				}
-				handler.Close() // ends event streams, which would hold up the shutdown
 				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 				defer cancel()
 				return errors.Join(server.Shutdown(stop), ignoreClosed(<-ended))
