@@ -145,7 +145,7 @@ func (s *scope) causalAttention(q, k, v tensor) tensor {
 		return nil
 	}
 	var out unsafe.Pointer
-	if message := C.fm_causal_attention(unsafe.Pointer(q), unsafe.Pointer(k), unsafe.Pointer(v), &out); message != nil {
+	if message := C.fm_causal_attention(unsafe.Pointer(q), unsafe.Pointer(k), unsafe.Pointer(v), &out); message != nil { //nolint:gocritic // cgo writes the comparison
 		s.fail(&OpError{Op: "scaled_dot_product_attention", Shapes: shapesOf([]tensor{q, k, v}), Detail: goString(message)})
 		return nil
 	}

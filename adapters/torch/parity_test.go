@@ -21,20 +21,21 @@ const parity = 5e-5
 // The process has one runtime, as a worker has.
 var testRuntime *Runtime
 
-func TestMain(m *testing.M) {
+// withRuntime ends the runtime before goroutines are counted.
+type withRuntime struct{ *testing.M }
+
+func (m withRuntime) Run() int {
 	var err error
 	if testRuntime, err = Start(Options{Threads: 2}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return 1
 	}
-	code := m.Run()
+	code := m.M.Run()
 	_ = testRuntime.Close()
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	return code
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(withRuntime{m}) }
 
 // golden is an open file of expected tensors.
 type golden struct {

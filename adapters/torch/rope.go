@@ -7,7 +7,7 @@ import (
 )
 
 // inverseFrequencies is one a pair of head dimensions, in the float32 steps of transformers'
-// modeling_rope_utils.py, so that long positions agree to the last bits.
+// rope_utils, so that long positions agree to the last bits.
 func inverseFrequencies(c checkpoint.ModelConfig) []float32 {
 	half := c.DHead / 2
 	inverse := make([]float32, half)

@@ -193,7 +193,7 @@ func (s *scope) blob(data unsafe.Pointer, stride int64, dtype int32, shape ...in
 		strides[0] = stride
 	}
 	var out unsafe.Pointer
-	message := C.fm_from_blob(data, (*C.int64_t)(&shape[0]), (*C.int64_t)(&strides[0]), C.int(len(shape)), C.int(dtype), &out)
+	message := C.fm_from_blob(data, (*C.int64_t)(&shape[0]), (*C.int64_t)(&strides[0]), C.int(len(shape)), C.int(dtype), &out) //nolint:gocritic // cgo writes a comparison here
 	if message != nil {
 		s.fail(&OpError{Op: "from_blob", Shapes: []string{fmt.Sprint(shape)}, Detail: goString(message)})
 		return nil

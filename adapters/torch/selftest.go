@@ -224,7 +224,7 @@ func (e *Engine) fed(o SelfTestOptions, prepend bool) (sequences [][]int32, coun
 			if slice != nil {
 				inside = slice.Contains(j, len(ids))
 			}
-			counts[j] = inside && !excluded[id] && !(prepend && j == 0)
+			counts[j] = inside && !excluded[id] && (j > 0 || !prepend)
 			if counts[j] {
 				total++
 			}

@@ -45,7 +45,7 @@ func (c *activationsCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.device.with(func(r *torch.Runtime) error {
+	return c.with(func(r *torch.Runtime) error {
 		return withModel(ctx, r, c.Model, func(m *torch.Model) error {
 			a, err := m.Activations(ctx, batch.sequences, hooks, c.Logits)
 			if err != nil {

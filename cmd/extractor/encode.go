@@ -32,7 +32,7 @@ func (c *encodeCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.device.with(func(r *torch.Runtime) error {
+	return c.with(func(r *torch.Runtime) error {
 		return withSAE(ctx, r, c.SAE, c.Fold, c.ScalingFactor, func(a *torch.SAE) error {
 			config := a.Config()
 			if width != config.DIn {
