@@ -38,7 +38,8 @@ type feature struct {
 	TopTokenShare       float64  `json:"top_token_share"`
 	FiringDocuments     int64    `json:"firing_documents"`
 	Example             *example `json:"example_context"`
-	LinearHistogram     []int64  `json:"linear_histogram"`
+	LabelSource         string   `json:"label_source"`
+	LinearHistogram     []int64  `json:"linear_histogram"` // in a feature's details only
 }
 
 type example struct {
@@ -55,7 +56,7 @@ type featurePage struct {
 }
 
 func (c *featuresCmd) Run(ctx context.Context) error {
-	q := url.Values{"sort_by": {c.Sort}, "limit": {strconv.Itoa(c.Limit)}, "offset": {strconv.Itoa(c.Offset)}, "include_histogram": {"true"}}
+	q := url.Values{"sort_by": {c.Sort}, "limit": {strconv.Itoa(c.Limit)}, "offset": {strconv.Itoa(c.Offset)}}
 	if c.Ascending {
 		q.Set("sort_order", "asc")
 	}
@@ -74,19 +75,25 @@ func (c *featuresCmd) Run(ctx context.Context) error {
 	if err := c.call(ctx, http.MethodGet, "/extractions/"+url.PathEscape(c.Extraction)+"/features", q, nil, &page); err != nil {
 		return err
 	}
+	for i, f := range page.Features {
+		if err := c.call(ctx, http.MethodGet, "/features/"+url.PathEscape(f.ID), url.Values{"extraction_id": {c.Extraction}}, nil, &page.Features[i]); err != nil {
+			return err
+		}
+		page.Features[i].Example = f.Example
+	}
 	return printFeatures(os.Stdout, page)
 }
 
 func printFeatures(w io.Writer, page featurePage) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "latent\tdensity\tmax\tactivations\ttop token\tshare\tdocuments\texample")
+	fmt.Fprintln(t, "latent\tdensity\tmax\t0 … max\ttop token\tshare\tdocuments\texample")
 	for _, f := range page.Features {
 		context := ""
 		if f.Example != nil {
 			context = window(*f.Example, 6, 3)
 		}
 		name := strconv.Itoa(f.NeuronIndex)
-		if f.Name != "" {
+		if f.LabelSource != "auto" {
 			name += " " + f.Name
 		}
 		fmt.Fprintf(t, "%s\t%.3g\t%.3g\t%s\t%s\t%.0f %%\t%d\t%s\n", name, f.Density, f.MaxActivation, sparkline(rebin(f.LinearHistogram, 10)), plain(f.TopToken), 100*f.TopTokenShare, f.FiringDocuments, context)
