@@ -278,7 +278,7 @@ int fm_fire(float *z, uint32_t *latents, int64_t capacity, int32_t *counts, cons
   auto f = build().fire;
   std::atomic<int> failed{0};
   parallel(rows, row_grain, threads, [&](int64_t from, int64_t to) {
-    float *scratch = static_cast<float *>(malloc(3 * (2 * k + 512) * sizeof(float)));
+    float *scratch = static_cast<float *>(malloc((3 * (2 * k + 512) + 8 * k + 16) * sizeof(float)));
     if (!scratch) {
       failed.store(1);
       return;

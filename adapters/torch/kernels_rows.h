@@ -242,13 +242,46 @@ static float keep_largest(float *values, uint32_t *latents, float *scratch, int6
   return last;
 }
 
-// scratch: 3 * (2k + 512) words
+// A value that at least k of the row's reach: of the largest of each of some 4k groups of columns the
+// k-th. Few more reach it, so that choosing among those who do is cheap. maxima: 8k + 16 words.
+static inline float reached_by(const float *z, const float *bias, const float *scale, int64_t width,
+                               int64_t k, float *maxima) {
+  int64_t vectors = width / LANES, each = vectors * 4 / k;
+  each = each < 1 ? 1 : each;
+  int64_t n = vectors / each * LANES;
+  if (n < k)
+    return -INFINITY;
+  for (int64_t g = 0; g < n; g += LANES) {
+    float lane[LANES];
+    for (int l = 0; l < LANES; l++)
+      lane[l] = -INFINITY;
+    int64_t from = g * each;
+    for (int64_t j = from; j < from + each * LANES; j += LANES) {
+      if (scale)
+        for (int l = 0; l < LANES; l++) {
+          float v = (z[j + l] + bias[j + l]) * scale[j + l];
+          lane[l] = v > lane[l] ? v : lane[l];
+        }
+      else
+        for (int l = 0; l < LANES; l++) {
+          float v = z[j + l] + bias[j + l];
+          lane[l] = v > lane[l] ? v : lane[l];
+        }
+    }
+    memcpy(maxima + g, lane, sizeof lane);
+  }
+  std::nth_element(maxima, maxima + (k - 1), maxima + n, std::greater<float>());
+  return maxima[k - 1];
+}
+
+// scratch: 3 * (2k + 512) + 8k + 16 words
 static void fire(float *z, uint32_t *latents, int64_t capacity, int32_t *counts, const float *bias,
                  const float *scale, const float *threshold, int64_t from, int64_t to,
                  int64_t width, int64_t k, float *scratch) {
   const int64_t room = 2 * k + 256, block = 256;
   float *values = scratch, *copy = scratch + room + block;
   uint32_t *found = reinterpret_cast<uint32_t *>(copy + room + block);
+  float *maxima = copy + 2 * (room + block);
   for (int64_t r = from; r < to; r++) {
     float *row = z + r * width;
     uint32_t *row_latents = latents + r * capacity;
@@ -257,8 +290,9 @@ static void fire(float *z, uint32_t *latents, int64_t capacity, int32_t *counts,
           (int32_t)above(row, row_latents, 0, row, bias, scale, threshold, 0.0f, 0, width);
       continue;
     }
-    // relu comes after the choice: what is not above 0 is never kept, so the floor starts at 0.
-    float floor = 0;
+    // relu comes after the choice: what is not above 0 is never kept, so the floor is 0 at least.
+    float least = reached_by(row, bias, scale, width, k, maxima);
+    float floor = least > 0 ? nextafterf(least, 0.0f) : 0;
     int64_t n = 0;
     for (int64_t j = 0; j < width; j += block) {
       n = above(values, found, n, row, bias, scale, nullptr, floor, j,
