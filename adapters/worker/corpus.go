@@ -71,11 +71,15 @@ func (w *Worker) corpus(ctx context.Context, task *Task) error {
 		return err
 	}
 	rows := min(int64(index+1)*corpus.ChunkRows, d.Facts.Rows) - int64(index)*corpus.ChunkRows
-	_, err = w.commands.RecordCorpusChunk(ctx, w.call(task), task.Lease, corpora.RecordChunk{
+	w.at("chunk")
+	built := corpora.RecordChunk{
 		Chunk:     corpora.ChunkBuilt{Chunk: index, Sequences: len(chunk.Sequences), Tokens: chunk.Tokens, Rows: rows, SHA256: sum.FileSHA256, Bytes: sum.Bytes},
 		Exhausted: int64(index+1)*corpus.ChunkRows >= d.Facts.Rows, VocabularySHA256: vocabulary,
+	}
+	return w.record(ctx, task, func() error {
+		_, err := w.commands.RecordCorpusChunk(ctx, w.call(task), task.Lease, built)
+		return err
 	})
-	return err
 }
 
 // vocabulary stores the tokenizer's vocabulary for those who have no tokenizer.

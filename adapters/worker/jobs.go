@@ -18,6 +18,7 @@ import (
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/model"
+	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/training"
 )
@@ -93,8 +94,10 @@ func New(commands *command.Handler, leases eventlog.Leases, store blob.Store, li
 	return &Worker{commands: commands, leases: leases, store: store, library: lib, engine: engine, name: name, tokenizers: map[string]Tokenizer{}}
 }
 
-// Failpoints makes the worker call at at places where tests break it: "batch" before a batch of a segment,
-// "artifact" between the stored artifact and its record, "recorded" between the append and its answer.
+// Failpoints makes the worker call at at places where tests break it: "tested" between the self-test and its
+// record, "chunk" between a stored chunk of a corpus and its record, "planned" between the plan's append and its
+// answer; "batch" before a batch of a segment, "artifact" between the stored artifact and its record, "recorded"
+// between the append and its answer.
 func (w *Worker) Failpoints(at func(name string)) { w.failpoint = at }
 
 func (w *Worker) at(name string) {
@@ -130,6 +133,31 @@ func (w *Worker) Close() error {
 type job func(context.Context, *Task) error
 
 func (j job) Do(ctx context.Context, t *Task) error { return j(ctx, t) }
+
+// recordPause is how long record waits for a log that is away.
+const recordPause = 200 * time.Millisecond
+
+// record repeats what the log could not take because it was away: what took minutes to compute is not
+// thrown away for that. It ends when the worker is to stop, or with the lease.
+func (w *Worker) record(ctx context.Context, task *Task, do func() error) error {
+	for {
+		err := do()
+		switch {
+		case problem.Is(err, "wrong_status"), problem.Is(err, "extraction_not_found"):
+			return errors.Join(ErrLost, err) // it ended meanwhile
+		case !errors.Is(err, eventlog.ErrUnavailable):
+			return err
+		}
+		if ended := task.Batch(nil); ended != nil {
+			return errors.Join(ended, err)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(recordPause):
+		}
+	}
+}
 
 func (w *Worker) call(t *Task) command.Call {
 	return command.Call{Metadata: event.Metadata{Actor: "worker " + w.name, CorrelationID: t.Lease.Work.Subject}}

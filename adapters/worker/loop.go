@@ -211,6 +211,10 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 			return true
 		}
 		log.Error("record the failure", "error", err)
+	case errors.Is(err, eventlog.ErrUnavailable):
+		log.Warn("given back: the log is away", "error", err)
+		l.giveBack(after, lease)
+		return false
 	default:
 		log.Error("given back to be tried again", "error", err)
 		return false // the lease runs out and counts as an attempt: what always breaks must end
@@ -219,6 +223,17 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 		log.Warn("give the lease back", "error", err)
 	}
 	return false
+}
+
+// giveBack frees a lease when the log is back: that it was away is not the work's fault, and no attempt is counted.
+func (l *Loop) giveBack(ctx context.Context, lease eventlog.Lease) {
+	for l.leases.ReleaseLease(ctx, lease) != nil {
+		select {
+		case <-ctx.Done():
+			return // it runs out by itself
+		case <-time.After(l.cfg.Poll):
+		}
+	}
 }
 
 // keep sends heartbeats until ctx ends or the lease is lost, and ends the process when the job hangs.
@@ -239,7 +254,10 @@ func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) {
 			close(task.lost)
 			return
 		}
-		until, err := l.leases.Heartbeat(ctx, task.Lease, task.reports.progress())
+		// A database that does not answer must not keep the watchdog from looking.
+		try, cancel := context.WithTimeout(ctx, max(l.cfg.Heartbeat, 5*time.Second))
+		until, err := l.leases.Heartbeat(try, task.Lease, task.reports.progress())
+		cancel()
 		var fenced *eventlog.FencedError
 		switch {
 		case err == nil:

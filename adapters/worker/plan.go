@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/featuremill/featuremill/adapters/corpus"
@@ -54,7 +55,12 @@ func (w *Worker) plan(ctx context.Context, task *Task) error {
 		if err != nil {
 			return err
 		}
-		if _, err := w.commands.RecordSelfTest(ctx, w.call(task), task.Lease, id, tested); err != nil {
+		w.at("tested")
+		err = w.record(ctx, task, func() error {
+			_, err := w.commands.RecordSelfTest(ctx, w.call(task), task.Lease, id, tested)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		if in.extraction, _, err = command.Load[extraction.State](ctx, w.commands, extraction.Stream(id)); err != nil {
@@ -72,7 +78,11 @@ func (w *Worker) plan(ctx context.Context, task *Task) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.commands.PlanExtraction(ctx, w.call(task), task.Lease, id, planned)
+	err = w.record(ctx, task, func() error {
+		_, err := w.commands.PlanExtraction(ctx, w.call(task), task.Lease, id, planned)
+		return err
+	})
+	w.at("planned")
 	return err
 }
 
@@ -206,10 +216,18 @@ func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs) (corpo
 	}
 }
 
-// inline does a corpus chunk inside the plan's task.
+// inline does a corpus chunk inside the plan's task, and keeps the chunk's lease alive as the loop keeps the plan's.
 func (w *Worker) inline(ctx context.Context, task *Task, lease eventlog.Lease) error {
 	inner := &Task{Lease: lease, stop: task.stop, lost: task.lost, reports: task.reports}
-	err := w.corpus(ctx, inner)
+	held, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { w.keepInline(held, inner, cancel) })
+	err := w.corpus(held, inner)
+	if cause := context.Cause(held); err != nil && cause != nil {
+		err = errors.Join(cause, err)
+	}
+	cancel(nil)
+	wg.Wait()
 	var failure *Failure
 	var fenced *eventlog.FencedError
 	switch {
@@ -219,6 +237,24 @@ func (w *Worker) inline(ctx context.Context, task *Task, lease eventlog.Lease) e
 		return w.Fail(ctx, lease, failure)
 	}
 	return errors.Join(err, w.leases.ReleaseLease(context.WithoutCancel(ctx), lease))
+}
+
+func (w *Worker) keepInline(ctx context.Context, inner *Task, cancel context.CancelCauseFunc) {
+	// A third of the lease's life, whatever the two machines' clocks say.
+	tick := time.NewTicker(min(max(time.Until(inner.Lease.ExpiresAt)/3, 100*time.Millisecond), 10*time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var fenced *eventlog.FencedError
+		if _, err := w.leases.Heartbeat(ctx, inner.Lease, inner.reports.progress()); errors.As(err, &fenced) {
+			cancel(err)
+			return
+		}
+	}
 }
 
 // layOut cuts what is not planned yet into segments. Sizes come from the config and the self-test's L0

@@ -108,9 +108,13 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 		return fmt.Errorf("store the artifact: %w", err)
 	}
 	w.at("artifact")
-	_, err = w.commands.RecordSegment(ctx, w.call(task), task.Lease, id, extraction.SegmentRecorded{
+	result := extraction.SegmentRecorded{
 		Index: index, FirstSequence: first, Sequences: len(sequences), Tokens: fed, Artifact: artifact,
 		Seconds: time.Since(started).Seconds(), Device: w.engine.Profile().Device, Worker: w.name, Attempt: task.Lease.Attempt,
+	}
+	err = w.record(ctx, task, func() error {
+		_, err := w.commands.RecordSegment(ctx, w.call(task), task.Lease, id, result)
+		return err
 	})
 	w.at("recorded")
 	return err
