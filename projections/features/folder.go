@@ -123,7 +123,14 @@ const maxFoldAttempts = 5
 func (f *Folder) claim(ctx context.Context, tx pgx.Tx) (*job, error) {
 	var j job
 	var mask, config []byte
-	err := tx.QueryRow(ctx, `
+	// Nobody is left to say what became of a fold whose process ended every time, so it is said here.
+	_, err := tx.Exec(ctx, `update folds set owner = null, expires_at = null, fold_error = coalesce(fold_error,
+format('the fold was tried %s times and its process ended each time: it was killed, or ran out of memory', attempts))
+where attempts >= $1 and wanted_version > folded_version and owner is not null and expires_at < clock_timestamp()`, maxFoldAttempts)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.QueryRow(ctx, `
 update folds w set owner = $1, fence = nextval('fold_fence'), expires_at = clock_timestamp() + $2 * interval '1 second', attempts = attempts + 1
 from (
     select f.extraction_id from folds f
