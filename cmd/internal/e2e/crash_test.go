@@ -17,6 +17,9 @@ const slowly = "batch=sleep:15ms"
 func TestAKilledExtractorsWorkIsDoneByAnother(t *testing.T) {
 	t.Parallel()
 	for name, point := range map[string]string{
+		"with a self-test that is not recorded":      "tested=kill@1",
+		"with a stored chunk that is not recorded":   "chunk=kill@1",
+		"with a plan made and no answer read":        "planned=kill@1",
 		"in the middle of a segment":                 "batch=kill@28",
 		"with an artifact stored but not recorded":   "artifact=kill@5",
 		"with a segment recorded and no answer read": "recorded=kill@7",
@@ -100,6 +103,40 @@ func TestEverybodyComesBackToARestartedPostgreSQL(t *testing.T) {
 	for _, p := range all {
 		require.False(t, p.Ended(), "%s ended", p.name)
 	}
+}
+
+func TestAResultOutlivesAnOutageOfPostgreSQL(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, options{ownServer: true})
+	s.serve("projector")
+	s.extractor(failpoints("artifact=sleep:1500ms@5"))
+	id := s.begin(config())
+	s.awaitSegments(id, 4)
+	s.await("the fifth artifact", func() bool {
+		stored, err := s.store.List(t.Context(), "extractions/"+id+"/")
+		return err == nil && len(stored) == 5
+	})
+	s.server.Kill()
+	s.server.Restart()
+	s.finish(id)
+	stored, err := s.store.List(t.Context(), "extractions/"+id+"/")
+	require.NoError(t, err)
+	require.Len(t, stored, 13)
+	for _, r := range s.recorded(id) {
+		require.Equal(t, 1, r.Attempt, "segment %d", r.Index)
+	}
+}
+
+func TestALongChunkKeepsItsLease(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, options{})
+	s.serve("projector")
+	s.extractor(failpoints("chunk=sleep:" + (leaseTime * 3 / 2).String() + "@1"))
+	id := s.begin(config())
+	s.finish(id)
+	var claims int
+	require.NoError(t, s.pool.QueryRow(t.Context(), `select last_value from work_fence`).Scan(&claims))
+	require.Equal(t, 1+1+13, claims, "the plan, the chunk and each segment were claimed once")
 }
 
 func TestEveryPartMayBeKilledInOneRun(t *testing.T) {

@@ -4,5 +4,6 @@
 //
 // It has tests only. testdata/inputs.py made the model, the SAE and the texts that they extract from.
 // FEATUREMILL_TEST_KAFKA=apache runs it on Apache Kafka. FEATUREMILL_TEST_BINARIES names a folder with
-// both programs; without it they are built from the working tree, once in a run.
+// both programs; without it they are built from the working tree, once in a run. FEATUREMILL_TEST_SOAK=n
+// kills parts at random in n runs instead of one.
 package e2e
