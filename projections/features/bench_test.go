@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/featuremill/featuremill/adapters/embedded"
@@ -35,6 +37,7 @@ import (
 type durable struct {
 	server  *embedded.Postgres
 	log     *postgres.Log
+	pool    *pgxpool.Pool
 	runner  *projector.Runner
 	folder  *features.Folder
 	queries *features.Queries
@@ -48,7 +51,7 @@ func newDurable(b *testing.B, latents, wanted int) *durable {
 	dir, err := embedded.TempDir()
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, os.RemoveAll(dir)) })
-	d := &durable{made: makeExtraction(b, latents, wanted), spent: &spent{}}
+	d := &durable{made: makeExtraction(b, latents, wanted), spent: &spent{seconds: map[string]float64{}}}
 	d.server, err = embedded.StartPostgres(b.Context(), embedded.PostgresConfig{
 		Dir: dir, Settings: map[string]string{"log_min_duration_statement": "20"}, Logger: slog.New(d.spent),
 	})
@@ -59,6 +62,7 @@ func newDurable(b *testing.B, latents, wanted int) *durable {
 	d.log, err = postgres.Open(b.Context(), d.server.DSN(), postgres.Config{Registry: registry})
 	require.NoError(b, err)
 	b.Cleanup(d.log.Close)
+	d.pool = d.log.Pool()
 	d.runner, err = projector.New(projector.Config{Pool: d.log.Pool(), Log: d.log, Registry: registry, Logger: slog.New(slog.DiscardHandler)}, features.Projection{})
 	require.NoError(b, err)
 	d.folder = features.NewFolder(features.FolderConfig{Pool: d.log.Pool(), Readers: d.made, Owner: "bench"})
@@ -243,4 +247,133 @@ func (d *durable) serverTime(b *testing.B) time.Duration {
 		}
 	}
 	return time.Duration(ticks) * (time.Second / 100)
+}
+
+// BenchmarkQueries reads pages of 65,536 features and examples of single ones. Every case reports the 95th
+// percentile of its answers, and the worst of them is compared with what a person waits for gladly: 50 ms.
+func BenchmarkQueries(b *testing.B) {
+	const latents = 65536
+	d := newDurable(b, latents, 20_000_000)
+	started := time.Now()
+	require.NoError(b, d.folder.RunToEnd(b.Context()))
+	b.Logf("folded in %.1f s", time.Since(started).Seconds())
+	d.label(b, latents)
+	g, err := d.queries.Of(b.Context(), d.id)
+	require.NoError(b, err)
+	measure(b, questions(d.queries, g))
+}
+
+// ask is a question that somebody waits for.
+type ask struct {
+	name string
+	run  func(context.Context) error
+}
+
+func questions(q *features.Queries, g features.Generation) (asks []ask) {
+	for _, sort := range features.Sorts() {
+		for _, ascending := range []bool{false, true} {
+			for name, o := range filters() {
+				o.Sort, o.Ascending, o.Examples = sort, ascending, true
+				if o.Limit == 0 {
+					o.Limit = 50
+				}
+				order := "desc"
+				if ascending {
+					order = "asc"
+				}
+				asks = append(asks, ask{fmt.Sprintf("list %s %s, %s", sort, order, name), func(ctx context.Context) error {
+					_, err := q.List(ctx, g, o)
+					return err
+				}})
+			}
+		}
+	}
+	for name, latent := range map[string]int{"dense": 10, "usual": g.Latents / 2, "rare": g.Latents - 1} {
+		asks = append(asks, ask{"examples of a " + name + " feature", func(ctx context.Context) error {
+			_, err := q.Examples(ctx, g, latent, 1000)
+			return err
+		}})
+	}
+	asks = append(asks, ask{"features that fire on a token", func(ctx context.Context) error {
+		_, err := q.FiringOn(ctx, g, "ba1", 50)
+		return err
+	}})
+	slices.SortFunc(asks, func(x, y ask) int { return strings.Compare(x.name, y.name) })
+	return asks
+}
+
+// measure asks everything twenty times and reports the slowest.
+func measure(b *testing.B, asks []ask) {
+	b.Helper()
+	type answer struct {
+		name string
+		p95  time.Duration
+		best time.Duration
+	}
+	answers := make([]answer, 0, len(asks))
+	for _, a := range asks {
+		const times = 20
+		var took []time.Duration
+		for range times + 1 {
+			started := time.Now()
+			require.NoError(b, a.run(b.Context()), a.name)
+			took = append(took, time.Since(started))
+		}
+		took = took[1:] // the first one reads what the others find in memory
+		slices.Sort(took)
+		answers = append(answers, answer{a.name, took[times*95/100-1], took[0]})
+	}
+	slices.SortFunc(answers, func(x, y answer) int { return int(y.p95 - x.p95) })
+	slow := 0
+	for i, a := range answers {
+		if a.p95 >= 50*time.Millisecond {
+			slow++
+		}
+		if i < 10 || a.p95 >= 50*time.Millisecond {
+			fmt.Printf("  p95 %6.1f ms, best %6.1f ms: %s\n", a.p95.Seconds()*1000, a.best.Seconds()*1000, a.name)
+		}
+	}
+	for b.Loop() { // everything is timed above
+	}
+	b.ReportMetric(answers[0].p95.Seconds()*1000, "worst-p95-ms")
+	b.ReportMetric(answers[len(answers)/2].p95.Seconds()*1000, "median-p95-ms")
+	b.ReportMetric(float64(slow), "over-50-ms")
+	b.ReportMetric(float64(len(answers)), "cases")
+}
+
+// label names every thirtieth latent and stars some, as people and an import would.
+func (d *durable) label(b *testing.B, latents int) {
+	b.Helper()
+	_, err := d.pool.Exec(b.Context(), `
+insert into features_v1.feature_labels (source_key, latent, name, category, description, starred, name_source, updated_at)
+select (select source_key from features_v1.extractions), i, 'banks of rivers ' || i, case i % 4 when 0 then 'finance' when 1 then 'nature' else '' end, 'fires on banks', i % 300 = 0, 'import', now()
+from generate_series(0, $1 - 1, 30) i`, latents)
+	require.NoError(b, err)
+}
+
+// filters are what people ask for.
+func filters() map[string]features.ListOptions {
+	low, high, share, yes, no, documents := 0.0001, 0.01, 0.2, true, false, int64(20)
+	weak, strong := 5.0, 12.0
+	return map[string]features.ListOptions{
+		"all":                          {},
+		"the last page":                {Offset: 65000},
+		"half way":                     {Offset: 32000, IncludeDead: true},
+		"500 at once":                  {Limit: 500},
+		"dead ones too":                {IncludeDead: true},
+		"a latent":                     {Search: "4711"},
+		"a token that few fire on":     {Search: "zzp8v"},
+		"a token that many fire on":    {Search: "Ġba1"},
+		"a part of many tokens":        {Search: "a"},
+		"a part of many tokens, later": {Search: "a", Offset: 5000},
+		"part of a name":               {Search: "rivers 30"},
+		"text that is nowhere":         {Search: "xylophone"},
+		"starred":                      {Starred: &yes},
+		"not starred":                  {Starred: &no},
+		"a range of density":           {MinDensity: &low, MaxDensity: &high},
+		"a range of frequency":         {MinFrequency: &low, MaxFrequency: &high, Offset: 1000},
+		"a range of the maximum":       {MinMaxActivation: &weak, MaxMaxActivation: &strong},
+		"a sharp token":                {MinTopTokenShare: &share, MinFiringDocuments: &documents},
+		"everything at once":           {MinDensity: &low, MaxDensity: &high, MinMaxActivation: &weak, MinTopTokenShare: &share, Search: "b", Starred: &no},
+	}
 }

@@ -54,14 +54,17 @@ var ErrNoLatent = errors.New("no such latent")
 
 // Feature returns a latent of a generation.
 func (q *Queries) Feature(ctx context.Context, g Generation, latent int) (Feature, error) {
-	rows, err := q.pool.Query(ctx, `select `+featureColumns+` from features f
-left join feature_labels l on l.source_key = $2 and l.latent = f.latent
-left join vocabulary v on v.id = f.top_token and v.vocabulary_sha256 = $3
-where f.generation = $1 and f.latent = $4`, g.Generation, g.Source.Key(), g.vocabulary, latent)
+	words, err := q.vocabulary(ctx, g)
 	if err != nil {
 		return Feature{}, err
 	}
-	f, err := pgx.CollectExactlyOneRow(rows, scanFeature)
+	rows, err := q.pool.Query(ctx, `select `+featureColumns+` from features f
+left join feature_labels l on l.source_key = $2 and l.latent = f.latent
+where f.generation = $1 and f.latent = $3`, g.Generation, g.Source.Key(), latent)
+	if err != nil {
+		return Feature{}, err
+	}
+	f, err := pgx.CollectExactlyOneRow(rows, scanFeature(words))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return f, fmt.Errorf("%w: %d; the SAE has latents 0 to %d", ErrNoLatent, latent, g.Latents-1)
 	}
@@ -80,51 +83,61 @@ func (q *Queries) Distribution(ctx context.Context, g Generation, latent int) (d
 
 // Tokens returns the tokens that a latent fires on, most frequent first.
 func (q *Queries) Tokens(ctx context.Context, g Generation, latent, limit int) ([]TokenRow, error) {
-	rows, err := q.pool.Query(ctx, `select t.token, coalesce(v.piece, ''), coalesce(v.special, false), t.count, t.share, t.rate, t.mean from feature_tokens t
-left join vocabulary v on v.id = t.token and v.vocabulary_sha256 = $3 where t.generation = $1 and t.latent = $2 order by t.rank limit $4`, g.Generation, latent, g.vocabulary, limit)
+	words, err := q.vocabulary(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[TokenRow])
+	rows, err := q.pool.Query(ctx, `select token, count, share, rate, mean from feature_tokens where generation = $1 and latent = $2 order by rank limit $3`, g.Generation, latent, limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TokenRow, err error) {
+		err = row.Scan(&t.ID, &t.Count, &t.Share, &t.Rate, &t.Mean)
+		t.Piece, t.Special = words.Piece(t.ID), words.Special(t.ID)
+		return t, err
+	})
 }
 
 // FiringOn returns the latents that fire on a token, given as its piece or as text: by share × rate,
 // where they fire on it five times or more.
 func (q *Queries) FiringOn(ctx context.Context, g Generation, token string, limit int) ([]Feature, error) {
-	rows, err := q.pool.Query(ctx, `
-with wanted as (select id from vocabulary where vocabulary_sha256 = $3 and piece = any($4)),
-best as (select t.latent, max(t.share * t.rate) as score from feature_tokens t where t.generation = $1 and t.token in (select id from wanted) and t.count >= 5
-         group by t.latent order by score desc, t.latent limit $5)
-select `+featureColumns+` from best join features f on f.generation = $1 and f.latent = best.latent
-left join feature_labels l on l.source_key = $2 and l.latent = f.latent
-left join vocabulary v on v.id = f.top_token and v.vocabulary_sha256 = $3
-order by best.score desc, f.latent`, g.Generation, g.Source.Key(), g.vocabulary, []string{token, "Ġ" + token, "▁" + token}, limit)
+	words, err := q.vocabulary(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, scanFeature)
+	rows, err := q.pool.Query(ctx, `
+with best as (select t.latent, max(t.share * t.rate) as score from feature_tokens t
+         where t.generation = $1 and t.token = any($3) and t.count >= 5
+         group by t.latent order by score desc, t.latent limit $4)
+select `+featureColumns+` from best join features f on f.generation = $1 and f.latent = best.latent
+left join feature_labels l on l.source_key = $2 and l.latent = f.latent
+order by best.score desc, f.latent`, g.Generation, g.Source.Key(), words.spelt(token, "Ġ"+token, "▁"+token), limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanFeature(words))
 }
 
-// exampleColumns give the window's ids and pieces by one look-up for each token.
 const exampleColumns = `a.latent, a.kind, a.rank, a.interval_index, a.max_activation, a.sample_index, a.sequence, a.window_start, a.prime_offset - a.window_start, a.collapsed,
-s.token_ids[a.window_start + 1 : a.window_end], a.activations,
-(select array_agg(coalesce(v.piece, '') order by w.place) from unnest(s.token_ids[a.window_start + 1 : a.window_end]) with ordinality w (id, place)
- left join vocabulary v on v.id = w.id and v.vocabulary_sha256 = $2)`
+s.token_ids[a.window_start + 1 : a.window_end], a.activations`
 
-func scanExample(row pgx.CollectableRow) (e located, err error) {
-	var kind int16
-	var activations []*float32
-	err = row.Scan(&e.latent, &kind, &e.Rank, &e.Interval, &e.MaxActivation, &e.SampleIndex, &e.Sequence, &e.Position, &e.Prime, &e.Collapsed, &e.IDs, &activations, &e.Tokens)
-	if int(kind) < len(kindNames) {
-		e.Kind = kindNames[kind]
-	}
-	e.Activations = make([]float32, len(activations))
-	for i, a := range activations {
-		if a != nil {
-			e.Activations[i] = *a
+func scanExample(v *vocabulary) pgx.RowToFunc[located] {
+	return func(row pgx.CollectableRow) (e located, err error) {
+		var kind int16
+		var activations []*float32
+		err = row.Scan(&e.latent, &kind, &e.Rank, &e.Interval, &e.MaxActivation, &e.SampleIndex, &e.Sequence, &e.Position, &e.Prime, &e.Collapsed, &e.IDs, &activations)
+		if int(kind) < len(kindNames) {
+			e.Kind = kindNames[kind]
 		}
+		e.Tokens = v.pieces(e.IDs)
+		e.Activations = make([]float32, len(activations))
+		for i, a := range activations {
+			if a != nil {
+				e.Activations[i] = *a
+			}
+		}
+		return e, err
 	}
-	return e, err
 }
 
 type located struct {
@@ -145,12 +158,16 @@ func (q *Queries) Examples(ctx context.Context, g Generation, latent, limit int,
 	if len(kinds) == 0 {
 		wanted = []int16{0, 1, 2}
 	}
-	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from (select * from feature_activations where generation = $1 and latent = $4 and kind = any($5) order by kind, rank limit $6) a
-join corpus_sequences s on s.corpus_id = $3 and s.sequence = a.sequence order by a.kind, a.rank`, g.Generation, g.vocabulary, g.CorpusID, latent, wanted, limit)
+	words, err := q.vocabulary(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	found, err := pgx.CollectRows(rows, scanExample)
+	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from (select * from feature_activations where generation = $1 and latent = $3 and kind = any($4) order by kind, rank limit $5) a
+join corpus_sequences s on s.corpus_id = $2 and s.sequence = a.sequence order by a.kind, a.rank`, g.Generation, g.CorpusID, latent, wanted, limit)
+	if err != nil {
+		return nil, err
+	}
+	found, err := pgx.CollectRows(rows, scanExample(words))
 	out := make([]Example, len(found))
 	for i, e := range found {
 		out[i] = e.Example
@@ -165,12 +182,16 @@ func (q *Queries) strongest(ctx context.Context, g Generation, features []Featur
 	for i, f := range features {
 		latents[i], at[f.Latent] = int32(f.Latent), i
 	}
-	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from feature_activations a
-join corpus_sequences s on s.corpus_id = $3 and s.sequence = a.sequence where a.generation = $1 and a.kind = 0 and a.rank = 0 and a.latent = any($4)`, g.Generation, g.vocabulary, g.CorpusID, latents)
+	words, err := q.vocabulary(ctx, g)
 	if err != nil {
 		return err
 	}
-	found, err := pgx.CollectRows(rows, scanExample)
+	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from feature_activations a
+join corpus_sequences s on s.corpus_id = $2 and s.sequence = a.sequence where a.generation = $1 and a.kind = 0 and a.rank = 0 and a.latent = any($3)`, g.Generation, g.CorpusID, latents)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, scanExample(words))
 	for _, e := range found {
 		features[at[e.latent]].Example = &e.Example
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -16,20 +17,27 @@ import (
 	"github.com/featuremill/featuremill/projections/features/fold"
 )
 
-// partitioned lists the tables of a generation, and the indexes that a loaded partition gets.
+// partitioned lists the tables of a generation, and the indexes that a loaded partition gets. A sort's index
+// holds what its page needs, so that a page deep in the list is read from the index alone.
 var partitioned = []struct {
 	name    string
 	indexes []string
 }{
 	{"features", []string{
-		"create unique index on %[1]s (latent) include (density)",
-		"create index on %[1]s (density desc, latent) where firings > 0",
-		"create index on %[1]s (activation_frequency desc, latent) where firings > 0",
-		"create index on %[1]s (max_activation desc, latent) where firings > 0",
+		"create unique index on %[1]s (latent) include (generation, firings)",
+		"create index on %[1]s (density desc, latent) include (generation, firings)",
+		"create index on %[1]s (activation_frequency desc, latent) include (generation, firings)",
+		"create index on %[1]s (max_activation desc, latent) include (generation, firings)",
+		"create index on %[1]s (mean_activation desc, latent) include (generation, firings)",
+		"create index on %[1]s (sink_share desc, latent) include (generation, firings)",
+		"create index on %[1]s (top_token_share desc, latent) include (generation, firings)",
+		"create index on %[1]s (firing_documents desc, latent) include (generation, firings)",
+		"create index on %[1]s (interpretability_score desc, latent) include (generation, firings)",
 	}},
 	{"feature_distributions", []string{"create unique index on %[1]s (latent)"}},
-	{"feature_tokens", []string{"create unique index on %[1]s (latent, rank)", "create index on %[1]s (token, latent)"}},
+	{"feature_tokens", []string{"create unique index on %[1]s (latent, rank)", "create index on %[1]s (token) include (generation, latent, count, share, rate) where count >= 5"}},
 	{"feature_activations", []string{"create unique index on %[1]s (latent, kind, rank)"}},
+	{"token_features", []string{"create unique index on %[1]s (token)"}},
 }
 
 func partition(table string, generation int64) string {
@@ -181,10 +189,14 @@ func (f *Folder) load(ctx context.Context, j *job, in fold.Input, generation int
 		})
 	}
 	used := map[int]struct{}{}
+	searched := map[int32][]int{}
 	summary, err := fold.Run(ctx, in, func(l *fold.Latent) error {
 		writeLatent(streams, generation, j, l)
 		for _, e := range l.Examples {
 			used[e.Sequence] = struct{}{}
+		}
+		for _, t := range l.Tokens[:min(len(l.Tokens), searchedTokens)] {
+			searched[t.ID] = append(searched[t.ID], l.Index)
 		}
 		for _, s := range streams {
 			if s.err != nil {
@@ -193,6 +205,7 @@ func (f *Folder) load(ctx context.Context, j *job, in fold.Input, generation int
 		}
 		return ctx.Err()
 	})
+	writeSearched(streams[4], generation, searched)
 	for _, s := range streams {
 		err = errors.Join(err, s.close(err))
 	}
@@ -211,13 +224,14 @@ func (f *Folder) load(ctx context.Context, j *job, in fold.Input, generation int
 	return &Statistics{Summary: summary}, nil
 }
 
-// copyInto makes a table and loads it in one transaction: with wal_level = minimal nothing is written twice.
+// copyInto makes a table and loads it in one transaction: so its rows can be frozen at once, which lets
+// queries read from indexes alone, and with wal_level = minimal nothing is written twice.
 func (f *Folder) copyInto(ctx context.Context, parent, table string, generation int64, indexes []string, r io.Reader) error {
 	return f.in(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf(`create table %s (like %s including constraints, constraint is_generation check (generation = %d))`, table, parent, generation)); err != nil {
 			return err
 		}
-		if _, err := tx.Conn().PgConn().CopyFrom(ctx, r, fmt.Sprintf("copy %s from stdin (format binary)", table)); err != nil {
+		if _, err := tx.Conn().PgConn().CopyFrom(ctx, r, fmt.Sprintf("copy %s from stdin (format binary, freeze)", table)); err != nil {
 			return fmt.Errorf("load %s: %w", table, err)
 		}
 		for _, index := range indexes {
@@ -265,7 +279,7 @@ func writeLatent(streams []*rows, generation int64, j *job, l *fold.Latent) {
 	r.float8(l.InterpretabilityScore)
 	if len(l.Tokens) == 0 {
 		r.null()
-		r.null()
+		r.float8(0)
 	} else {
 		r.int4(int(l.Tokens[0].ID))
 		r.float8(l.Tokens[0].Share)
@@ -334,6 +348,23 @@ func writeLatent(streams []*rows, generation int64, j *job, l *fold.Latent) {
 		r.int4(e.End)
 		r.int4(e.Collapsed)
 		r.activations(e.Activations)
+	}
+}
+
+// searchedTokens is how many of a latent's tokens a search by text looks at: those that it fires on most. With
+// all of them nearly every latent would be found by nearly every common word.
+const searchedTokens = 10
+
+func writeSearched(r *rows, generation int64, searched map[int32][]int) {
+	for _, token := range slices.Sorted(maps.Keys(searched)) {
+		r.start(3)
+		r.int8(generation)
+		r.int4(int(token))
+		done := r.array(oidInt4, len(searched[token]), false)
+		for _, latent := range searched[token] {
+			r.int4(latent)
+		}
+		done()
 	}
 }
 

@@ -27,7 +27,7 @@ func (Projection) Setup() string { return setup }
 
 // Views that SQL users see in the schema public.
 func (Projection) Views() []string {
-	return []string{"feature_folds", "feature_extractions", "feature_corpora", "feature_labels", "features", "feature_distributions", "feature_tokens", "feature_activations", "corpus_sequences", "vocabulary"}
+	return []string{"feature_folds", "feature_extractions", "feature_corpora", "feature_labels", "features", "feature_distributions", "feature_tokens", "token_features", "feature_activations", "corpus_sequences", "vocabulary"}
 }
 
 // Apply folds one event into rows of its own stream.

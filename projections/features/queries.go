@@ -19,11 +19,16 @@ var ErrNotFolded = errors.New("no features yet")
 
 // Queries reads what is current. It is safe for concurrent use.
 type Queries struct {
-	pool *pgxpool.Pool
+	pool         *pgxpool.Pool
+	vocabularies vocabularies
 }
 
 // NewQueries returns queries on the views of the schema public.
 func NewQueries(pool *pgxpool.Pool) *Queries { return &Queries{pool: pool} }
+
+func (q *Queries) vocabulary(ctx context.Context, g Generation) (*vocabulary, error) {
+	return q.vocabularies.get(ctx, q, g.vocabulary)
+}
 
 // Generation is the current fold of an extraction.
 type Generation struct {
@@ -130,19 +135,23 @@ type Feature struct {
 }
 
 const featureColumns = `f.latent, f.firings, f.firing_documents, f.density, f.density_low, f.density_high, f.activation_frequency, f.max_activation,
-f.mean_activation, f.std_activation, f.sink_share, f.interpretability_score, coalesce(v.piece, ''), coalesce(f.top_token_share, 0), f.distinct_tokens,
+f.mean_activation, f.std_activation, f.sink_share, f.interpretability_score, coalesce(f.top_token, -1), f.top_token_share, f.distinct_tokens,
 coalesce(l.name, ''), coalesce(l.category, ''), coalesce(l.description, ''), coalesce(l.notes, ''), coalesce(l.name_source, ''), coalesce(l.starred, false), l.updated_at`
 
-func scanFeature(row pgx.CollectableRow) (f Feature, err error) {
-	err = row.Scan(&f.Latent, &f.Firings, &f.FiringDocuments, &f.Density, &f.DensityLow, &f.DensityHigh, &f.ActivationFrequency, &f.MaxActivation,
-		&f.MeanActivation, &f.StdActivation, &f.SinkShare, &f.InterpretabilityScore, &f.TopToken, &f.TopTokenShare, &f.DistinctTokens,
-		&f.Name, &f.Category, &f.Description, &f.Notes, &f.NameSource, &f.Starred, &f.LabelledAt)
-	return f, err
+func scanFeature(v *vocabulary) pgx.RowToFunc[Feature] {
+	return func(row pgx.CollectableRow) (f Feature, err error) {
+		top := int32(-1)
+		err = row.Scan(&f.Latent, &f.Firings, &f.FiringDocuments, &f.Density, &f.DensityLow, &f.DensityHigh, &f.ActivationFrequency, &f.MaxActivation,
+			&f.MeanActivation, &f.StdActivation, &f.SinkShare, &f.InterpretabilityScore, &top, &f.TopTokenShare, &f.DistinctTokens,
+			&f.Name, &f.Category, &f.Description, &f.Notes, &f.NameSource, &f.Starred, &f.LabelledAt)
+		f.TopToken = v.Piece(top)
+		return f, err
+	}
 }
 
 // ListOptions choose and order features. Nil and "" = no such filter.
 type ListOptions struct {
-	Search             string // digits: this latent; else in name, category, description, or in a token that it fires on
+	Search             string // digits: this latent; else in name, category, description, or in one of the ten tokens that it fires on most
 	Sort               string // see Sorts; "" = density
 	Ascending          bool
 	Starred            *bool
@@ -200,7 +209,11 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 	if !ok {
 		return Page{}, fmt.Errorf("sort %q: want one of %s", o.Sort, strings.Join(Sorts(), ", "))
 	}
-	args := []any{g.Generation, g.Source.Key(), g.vocabulary}
+	words, err := q.vocabulary(ctx, g)
+	if err != nil {
+		return Page{}, fmt.Errorf("list features: %w", err)
+	}
+	args := []any{g.Generation, g.Source.Key()}
 	where := []string{"f.generation = $1"}
 	add := func(format string, v any) {
 		args = append(args, v)
@@ -232,20 +245,21 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 		if n := latentNumber(s); n >= 0 {
 			add("f.latent = $%d", n)
 		} else {
-			// A token is what people look for most; blanks are ▁ or Ġ in pieces.
-			pattern := "%" + likeEscaper.Replace(s) + "%"
-			piece := "%" + strings.NewReplacer(" ", "_").Replace(likeEscaper.Replace(s)) + "%"
-			args = append(args, pattern, piece)
-			where = append(where, fmt.Sprintf(`(l.name ilike $%[1]d or l.category ilike $%[1]d or l.description ilike $%[1]d or f.latent in (
-select t.latent from feature_tokens t where t.generation = $1 and t.token in (select id from vocabulary where piece ilike $%[2]d and vocabulary_sha256 = $3)))`, len(args)-1, len(args)))
+			found, err := q.matching(ctx, g, s)
+			if err != nil {
+				return Page{}, fmt.Errorf("search features: %w", err)
+			}
+			add("get_bit($%d::bytea, f.latent) = 1", found)
 		}
 	}
-	direction := "desc nulls last"
+	// Ascending is the same list backwards, ties too, so that one index gives both; but nobody looks for
+	// features without a name.
+	direction, tie := "desc", "f.latent"
 	if o.Ascending {
-		direction = "asc nulls last"
+		direction, tie = "asc", "f.latent desc"
 	}
-	if strings.HasPrefix(column, "f.") && column != "f.top_token_share" {
-		direction = strings.TrimSuffix(direction, " nulls last") // never null: an index can give the order
+	if strings.HasPrefix(column, "nullif") {
+		direction, tie = direction+" nulls last", "f.latent"
 	}
 	conditions := strings.Join(where, " and ")
 	labels := ""
@@ -253,7 +267,6 @@ select t.latent from feature_tokens t where t.generation = $1 and t.token in (se
 		labels = `left join feature_labels l on l.source_key = $2 and l.latent = f.latent`
 	}
 	page := Page{Neurons: g.Latents}
-	tie := "f.latent"
 	if column == "f.latent" {
 		tie = "1"
 	}
@@ -262,18 +275,23 @@ select t.latent from feature_tokens t where t.generation = $1 and t.token in (se
 with page as (select f.latent, row_number() over () as place from (select f.latent from features f %s where %s order by %s %s, %s limit $%d offset $%d) f)
 select %s from page join features f on f.generation = $1 and f.latent = page.latent
 left join feature_labels l on l.source_key = $2 and l.latent = f.latent
-left join vocabulary v on v.id = f.top_token and v.vocabulary_sha256 = $3
 order by page.place`, labels, conditions, column, direction, tie, len(args)-1, len(args), featureColumns)
 	// The parameters that only the list uses are named too: PostgreSQL wants to know the type of each.
-	count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f %s where %s and ($2::text, $3::text, $%d::int, $%d::int) is not null`, labels, conditions, len(args)-1, len(args))
+	count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f %s where %s and ($2::text, $%d::int, $%d::int) is not null`, labels, conditions, len(args)-1, len(args))
 
+	// A deep page sorts all features; and a plan for any generation would open the tables of every one.
 	batch := &pgx.Batch{}
+	batch.Queue(`select set_config('work_mem', '32MB', true), set_config('plan_cache_mode', 'force_custom_plan', true)`)
 	batch.Queue(list, args...)
 	batch.Queue(count, args...)
 	results := q.pool.SendBatch(ctx, batch)
-	rows, err := results.Query()
+	_, err = results.Exec()
+	var rows pgx.Rows
 	if err == nil {
-		page.Features, err = pgx.CollectRows(rows, scanFeature)
+		rows, err = results.Query()
+	}
+	if err == nil {
+		page.Features, err = pgx.CollectRows(rows, scanFeature(words))
 	}
 	if err == nil {
 		err = results.QueryRow().Scan(&page.Total, &page.MeanFrequency, &page.InterpretablePercent)
@@ -285,6 +303,38 @@ order by page.place`, labels, conditions, column, direction, tie, len(args)-1, l
 		err = q.strongest(ctx, g, page.Features)
 	}
 	return page, err
+}
+
+// matching finds latents by their labels, and by the ten tokens that each fires on most: bit n is latent n.
+func (q *Queries) matching(ctx context.Context, g Generation, search string) (found []byte, err error) {
+	words, err := q.vocabulary(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`select array_agg(latent) from feature_labels where source_key = $1 and (name ilike $2 or category ilike $2 or description ilike $2)`, g.Source.Key(), "%"+likeEscaper.Replace(search)+"%")
+	batch.Queue(`select latents from token_features where generation = $1 and token = any($2)`, g.Generation, words.containing(search))
+	results := q.pool.SendBatch(ctx, batch)
+	found = make([]byte, (g.Latents+7)/8)
+	for range batch.Len() {
+		var rows pgx.Rows
+		if rows, err = results.Query(); err != nil {
+			break
+		}
+		var latents []int32
+		_, err = pgx.ForEachRow(rows, []any{&latents}, func() error {
+			for _, l := range latents {
+				if int(l) < g.Latents {
+					found[l/8] |= 1 << (l % 8)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			break
+		}
+	}
+	return found, errors.Join(err, results.Close())
 }
 
 // likeEscaper makes a string match itself in LIKE.

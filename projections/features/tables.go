@@ -101,7 +101,7 @@ create table features (
     sink_share            double precision not null,
     interpretability_score double precision not null,
     top_token             integer,
-    top_token_share       double precision,
+    top_token_share       double precision not null,
     distinct_tokens       integer          not null,
     constraint check_single_source check ((training_id is null) <> (external_sae_id is null))
 ) partition by list (generation);
@@ -125,6 +125,13 @@ create table feature_tokens (
     share      double precision not null,
     rate       double precision not null,
     mean       double precision not null
+) partition by list (generation);
+
+-- What a search by text reads: the latents that have a token among the ten that they fire on most.
+create table token_features (
+    generation bigint    not null,
+    token      integer   not null,
+    latents    integer[] not null
 ) partition by list (generation);
 
 create table feature_activations (

@@ -84,6 +84,20 @@ func vocabularyTraits(v Vocabulary) []traits {
 	return all
 }
 
+// Texts decodes every token of a vocabulary: what it stands for in a text, with the space before it. A part of
+// a character is not valid UTF-8.
+func Texts(v Vocabulary) []string {
+	spelling, bytes := alphabetOf(v), byteLevelBytes()
+	texts := make([]string, v.Len())
+	for id := range texts {
+		texts[id] = v.Piece(int32(id))
+		if !v.Special(int32(id)) {
+			texts[id] = text(texts[id], spelling, bytes)
+		}
+	}
+	return texts
+}
+
 // text decodes a piece; a leading space says that it starts a word.
 func text(piece string, spelling alphabet, bytes map[rune]byte) string {
 	switch spelling {
