@@ -23,6 +23,7 @@ type commands struct {
 	Features    featuresCmd    `cmd:"" help:"List the features of an extraction."`
 	Events      eventsCmd      `cmd:"" help:"Read the event log, or prove that it is whole."`
 	Projections projectionsCmd `cmd:"" help:"See how far the read models are; rebuild one; retry what was parked."`
+	Ready       readyCmd       `cmd:"" hidden:"" help:"Say whether a running API can answer."`
 }
 
 const description = `Turns a language model, a sparse autoencoder and text into browsable features, and keeps every fact about how they came to be.
