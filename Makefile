@@ -29,7 +29,7 @@ postgres: needs ## fetch PostgreSQL's programs for the embedded default
 build: libtorch ## build bin/featuremill (pure Go) and bin/extractor (libtorch)
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/featuremill ./cmd/featuremill
-	@$(CGO); go build -trimpath -ldflags '-s -w' -o bin/extractor ./cmd/extractor
+	@$(CGO); go build -ldflags '-s -w' -o bin/extractor ./cmd/extractor
 
 demo: build postgres ## the main job on embedded defaults: a real model, SAE and text to browsable features; then it serves
 	@cmd/featuremill/demo/fetch.sh >/dev/null

@@ -124,7 +124,7 @@ func unusable(err error) error {
 		return &worker.Failure{Code: "unusable_checkpoint", Detail: err.Error(), Err: err}
 	case errors.Is(err, os.ErrNotExist):
 		return &worker.Failure{Code: "files_missing", Detail: err.Error(), Resumable: true, Err: err}
-	case strings.Contains(err.Error(), "not enough memory"), strings.Contains(err.Error(), "out of memory"):
+	case errors.Is(err, torch.ErrNoMemory):
 		return &worker.Failure{Code: "out_of_memory", Detail: "the batch does not fit into memory: free some and resume, or start again with a smaller batch_size", Resumable: true, Err: err}
 	}
 	return err
