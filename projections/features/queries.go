@@ -184,8 +184,8 @@ var sorts = map[string]string{
 	"interpretability_score": "f.interpretability_score",
 	"feature_id":             "f.latent",
 	"neuron_index":           "f.latent",
-	"name":                   "nullif(l.name, '')",
-	"category":               "nullif(l.category, '')",
+	"name":                   "l.name",
+	"category":               "l.category",
 }
 
 // Sorts returns the names by which features can be ordered.
@@ -239,7 +239,8 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 		add("f.firing_documents >= $%d", *o.MinFiringDocuments)
 	}
 	if o.Starred != nil {
-		add("coalesce(l.starred, false) = $%d", *o.Starred)
+		not := map[bool]string{true: "", false: "not "}[*o.Starred]
+		where = append(where, not+"exists (select from feature_labels s where s.source_key = $2 and s.latent = f.latent and s.starred)")
 	}
 	if s := strings.TrimSpace(o.Search); s != "" {
 		if n := latentNumber(s); n >= 0 {
@@ -252,32 +253,33 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 			add("get_bit($%d::bytea, f.latent) = 1", found)
 		}
 	}
-	// Ascending is the same list backwards, ties too, so that one index gives both; but nobody looks for
-	// features without a name.
-	direction, tie := "desc", "f.latent"
+	// Ascending is the same list backwards, ties too, so that one index gives both.
+	direction, tie := "desc", ", f.latent"
 	if o.Ascending {
-		direction, tie = "asc", "f.latent desc"
+		direction, tie = "asc", ", f.latent desc"
 	}
-	if strings.HasPrefix(column, "nullif") {
-		direction, tie = direction+" nulls last", "f.latent"
+	if column == "f.latent" {
+		tie = ""
 	}
 	conditions := strings.Join(where, " and ")
-	labels := ""
-	if strings.Contains(conditions, "l.") || strings.Contains(column, "l.") {
-		labels = `left join feature_labels l on l.source_key = $2 and l.latent = f.latent`
+	order := fmt.Sprintf(`select f.latent from features f where %s order by %s %s%s`, conditions, column, direction, tie)
+	if strings.HasPrefix(column, "l.") {
+		// Few are labelled, and nobody looks for a missing label: the others come after them, whatever the direction.
+		order = fmt.Sprintf(`select latent from (
+    select f.latent, 0 as part, row_number() over (order by %[2]s %[3]s, f.latent) as n from features f join feature_labels l on l.source_key = $2 and l.latent = f.latent where %[1]s and %[2]s <> ''
+    union all
+    select f.latent, 1, f.latent from features f where %[1]s and not exists (select from feature_labels l where l.source_key = $2 and l.latent = f.latent and %[2]s <> '')
+) f order by part, n`, conditions, column, direction)
 	}
 	page := Page{Neurons: g.Latents}
-	if column == "f.latent" {
-		tie = "1"
-	}
 	args = append(args, o.Limit, o.Offset)
 	list := fmt.Sprintf(`
-with page as (select f.latent, row_number() over () as place from (select f.latent from features f %s where %s order by %s %s, %s limit $%d offset $%d) f)
+with page as (select f.latent, row_number() over () as place from (%s limit $%d offset $%d) f)
 select %s from page join features f on f.generation = $1 and f.latent = page.latent
 left join feature_labels l on l.source_key = $2 and l.latent = f.latent
-order by page.place`, labels, conditions, column, direction, tie, len(args)-1, len(args), featureColumns)
+order by page.place`, order, len(args)-1, len(args), featureColumns)
 	// The parameters that only the list uses are named too: PostgreSQL wants to know the type of each.
-	count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f %s where %s and ($2::text, $%d::int, $%d::int) is not null`, labels, conditions, len(args)-1, len(args))
+	count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f where %s and ($2::text, $%d::int, $%d::int) is not null`, conditions, len(args)-1, len(args))
 
 	// A deep page sorts all features; and a plan for any generation would open the tables of every one.
 	batch := &pgx.Batch{}
