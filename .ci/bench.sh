@@ -17,11 +17,11 @@ figure() { # line, unit
 }
 
 at_most() { # what, value, limit, unit
-	awk -v what="$1" -v v="$2" -v limit="$3" -v unit="$4" 'BEGIN { printf "%-44s %10.2f %-9s %5.2f of the limit of %g   %s\n", what, v, unit, v / limit, limit, v <= limit ? "ok" : "MISSED"; exit v > limit }'
+	awk -v what="$1" -v v="$2" -v limit="$3" -v unit="$4" 'BEGIN { printf "%-44s %10.2f %-9s %5.2f of the limit of %g   %s\n", what, v, unit, v / limit, limit, (v <= limit ? "ok" : "MISSED"); exit !(v <= limit) }'
 }
 
 at_least() { # what, value, goal, unit
-	awk -v what="$1" -v v="$2" -v goal="$3" -v unit="$4" 'BEGIN { printf "%-44s %10.0f %-9s %5.2f of the goal of %g   %s\n", what, v, unit, v / goal, goal, v >= goal ? "ok" : "MISSED"; exit v < goal }'
+	awk -v what="$1" -v v="$2" -v goal="$3" -v unit="$4" 'BEGIN { printf "%-44s %10.0f %-9s %5.2f of the goal of %g   %s\n", what, v, unit, v / goal, goal, (v >= goal ? "ok" : "MISSED"); exit !(v >= goal) }'
 }
 
 log() { go run ./adapters/postgres/bench; }

@@ -37,10 +37,10 @@ func saelensConfig(d document) (SAEConfig, error) {
 	c.DOut = c.DIn
 	c.ApplyBDecToInput = d.flag("apply_b_dec_to_input", true)
 	c.Signed = d.flag("signed", false)
-	kKey, k := d, "k"
+	kIn := d
 	if old {
 		meta = d
-		kKey, k = oldArchitecture(d, &c)
+		kIn = oldArchitecture(d, &c)
 	} else {
 		c.Architecture = d.text("architecture", "")
 		if !d.has("architecture") {
@@ -50,7 +50,7 @@ func saelensConfig(d document) (SAEConfig, error) {
 	if d.failed() != nil {
 		return c, d.failed()
 	}
-	if err := readArchitecture(d, kKey, k, &c); err != nil {
+	if err := readArchitecture(d, kIn, &c); err != nil {
 		return c, err
 	}
 	if err := readNormalization(d, old, &c); err != nil {
@@ -77,7 +77,7 @@ func beforeVersion6(path, version string) (bool, error) {
 }
 
 // oldArchitecture reads the flat form, where top-k is an activation function; it says where k is.
-func oldArchitecture(d document, c *SAEConfig) (in document, key string) {
+func oldArchitecture(d document, c *SAEConfig) (kIn document) {
 	c.Architecture = d.text("architecture", "standard")
 	activation := d.first("activation_fn_str", "activation_fn")
 	switch name := d.text(activation, "relu"); name {
@@ -90,20 +90,20 @@ func oldArchitecture(d document, c *SAEConfig) (in document, key string) {
 		}
 	}
 	if kwargs := d.object("activation_fn_kwargs"); kwargs.has("k") {
-		return kwargs, "k"
+		return kwargs
 	}
-	return d, "k"
+	return d
 }
 
-func readArchitecture(d, kIn document, kKey string, c *SAEConfig) error {
+func readArchitecture(d, kIn document, c *SAEConfig) error {
 	switch c.Architecture {
 	case "standard", "jumprelu":
 	case "topk", "abstopk":
 		c.Signed = c.Signed || c.Architecture == "abstopk"
 		c.RescaleActsByDecoderNorm = d.flag("rescale_acts_by_decoder_norm", false)
-		c.K = kIn.size(kKey, 1, 0)
+		c.K = kIn.size("k", 1, 0)
 		if want := fmt.Sprintf("a whole number from 1 to d_sae, %d", c.DSAE); c.K == 0 || c.K > c.DSAE {
-			kIn.fail(kKey, want)
+			kIn.fail("k", want)
 		}
 	default:
 		return &UnsupportedError{Path: d.path, Kind: "SAE architecture", Name: c.Architecture, Supported: saeArchitectures()}

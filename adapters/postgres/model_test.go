@@ -126,7 +126,7 @@ func TestRandomAppendsDoWhatTheModelDoes(t *testing.T) {
 			done, err := log.Append(t.Context(), r)
 			var conflict *eventlog.ConflictError
 			var reserved *eventlog.ReservedError
-			switch want.(type) {
+			switch want.(type) { //nolint:errorlint // what the model expects, as it made it
 			case nil:
 				require.NoError(t, err)
 				require.False(t, done.Replayed)

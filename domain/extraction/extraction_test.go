@@ -1,6 +1,7 @@
 package extraction_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -40,7 +41,8 @@ func record(s extraction.State, index int, content string) extraction.SegmentRec
 }
 
 func code(err error) string {
-	if p, ok := err.(*problem.Error); ok {
+	var p *problem.Error
+	if errors.As(err, &p) {
 		return p.Code
 	}
 	return ""

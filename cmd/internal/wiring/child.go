@@ -57,7 +57,7 @@ func (e Extractor) Command(cfg Config, db Database, brokers Brokers) (*exec.Cmd,
 	if e.Threads > 0 {
 		args = append(args, "--threads", strconv.Itoa(e.Threads))
 	}
-	cmd := exec.Command(path, args...)
+	cmd := exec.Command(path, args...) //nolint:noctx // it is asked to stop, and finishes its batch; see run
 	cmd.Stderr = e.Stderr
 	if cmd.Stderr == nil {
 		cmd.Stderr = os.Stderr
@@ -76,7 +76,7 @@ func ChildExtractor(e Extractor) fx.Option {
 				started := time.Now()
 				err := e.run(ctx, cfg, db, brokers)
 				if ctx.Err() != nil {
-					return nil
+					return nil //nolint:nilerr // it was asked to stop
 				}
 				log.Warn("the worker ended and is started again", "error", err)
 				if time.Since(started) > time.Minute {
