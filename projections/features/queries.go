@@ -240,7 +240,7 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 	}
 	if o.Starred != nil {
 		not := map[bool]string{true: "", false: "not "}[*o.Starred]
-		where = append(where, not+"exists (select from feature_labels s where s.source_key = $2 and s.latent = f.latent and s.starred)")
+		where = append(where, "f.latent "+not+"in (select s.latent from feature_labels s where s.source_key = $2 and s.starred)")
 	}
 	if s := strings.TrimSpace(o.Search); s != "" {
 		if n := latentNumber(s); n >= 0 {
@@ -265,10 +265,11 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 	order := fmt.Sprintf(`select f.latent from features f where %s order by %s %s%s`, conditions, column, direction, tie)
 	if strings.HasPrefix(column, "l.") {
 		// Few are labelled, and nobody looks for a missing label: the others come after them, whatever the direction.
+		// "not in" is one hash table; "not exists" became a nested loop of a second where labels were new to the planner.
 		order = fmt.Sprintf(`select latent from (
     select f.latent, 0 as part, row_number() over (order by %[2]s %[3]s, f.latent) as n from features f join feature_labels l on l.source_key = $2 and l.latent = f.latent where %[1]s and %[2]s <> ''
     union all
-    select f.latent, 1, f.latent from features f where %[1]s and not exists (select from feature_labels l where l.source_key = $2 and l.latent = f.latent and %[2]s <> '')
+    select f.latent, 1, f.latent from features f where %[1]s and f.latent not in (select l.latent from feature_labels l where l.source_key = $2 and %[2]s <> '')
 ) f order by part, n`, conditions, column, direction)
 	}
 	page := Page{Neurons: g.Latents}
