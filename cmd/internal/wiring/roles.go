@@ -147,13 +147,26 @@ func Projector() fx.Option {
 				var subscribers sync.WaitGroup
 				err := runners[i].Run(ctx, follow(brokers, &subscribers, log))
 				if ctx.Err() != nil {
-					subscribers.Wait() // the broker is stopped next
+					waitFor(&subscribers, subscribersEnd) // the broker is stopped next
 				}
 				return err
 			})
 		}
 		background(lc, shut, log, "folder", folder.Run)
 	}))
+}
+
+// subscribersEnd is how long a stop waits for subscribers. One that is joining its group cannot be called off:
+// it waits for the broker to give up a member that was killed, half a minute or so.
+const subscribersEnd = 2 * time.Second
+
+func waitFor(group *sync.WaitGroup, most time.Duration) {
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(most):
+	}
 }
 
 // follow is the topic as a projection reads it.
