@@ -37,7 +37,7 @@ lines=$(adapters/torch/libtorch.sh env)
 eval "$lines"
 tokens=$(adapters/tokenizer/build.sh env)
 export CGO_LDFLAGS="$CGO_LDFLAGS $(sed -n 's/^CGO_LDFLAGS=//p' <<<"$tokens")"
-go build -trimpath -ldflags '-s -w' -o "$1/extractor" ./cmd/extractor`
+go build -ldflags '-s -w' -o "$1/extractor" ./cmd/extractor`
 
 // programs returns the paths of both programs. It skips the test only where there is no libtorch to build with.
 func programs(t testing.TB) (featuremill, extractor string) {

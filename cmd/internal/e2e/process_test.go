@@ -88,11 +88,11 @@ func (p *process) Kill() {
 	<-p.done
 }
 
-// Stop sends SIGTERM, waits, and returns the exit code.
+// Stop sends SIGTERM, waits, and returns the exit code. Nobody may keep a person, or a machine that goes down, waiting for long.
 func (p *process) Stop() int {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
-	return p.Wait(time.Minute)
+	return p.Wait(15 * time.Second)
 }
 
 func (p *process) signal(s syscall.Signal) {

@@ -31,6 +31,7 @@ func TestWhateverIsKilledWhenever(t *testing.T) {
 
 // soak kills parts at random moments from before the self-test to after the fold, until the run has come through.
 func soak(t *testing.T, seed uint64) {
+	began := time.Now()
 	r := rand.New(rand.NewPCG(seed, 7))
 	s := newStack(t, options{ownServer: true})
 	restarts := map[string]func() *process{
@@ -55,7 +56,7 @@ func soak(t *testing.T, seed uint64) {
 			victims = append(victims, "extractor", "extractor")
 		}
 		victim := victims[r.IntN(len(victims))]
-		t.Log("kill the", victim)
+		t.Logf("%5.1f s: kill the %s", time.Since(began).Seconds(), victim)
 		switch victim {
 		case "postgres":
 			s.server.Kill()
@@ -71,11 +72,16 @@ func soak(t *testing.T, seed uint64) {
 			running[victim] = restarts[victim]()
 		}
 	}
-	s.finish(id)
+	s.awaitStatus(id, extraction.StatusCompleted)
+	t.Logf("%5.1f s: completed", time.Since(began).Seconds())
+	s.requireSame(id)
+	t.Logf("%5.1f s: folded, verified", time.Since(began).Seconds())
 	s.requireTopic()
+	t.Logf("%5.1f s: the topic is whole", time.Since(began).Seconds())
 	for name, p := range running {
 		require.False(t, p.Ended(), "%s ended", name)
 		require.Zero(t, p.Stop(), "the exit code of %s", name)
+		t.Logf("%5.1f s: the %s has stopped", time.Since(began).Seconds(), name)
 	}
 	state, _, ok := s.load(id)
 	require.True(t, ok)
