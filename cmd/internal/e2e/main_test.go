@@ -9,16 +9,23 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
+	"github.com/featuremill/featuremill/adapters/kafka/kafkatest"
 	"github.com/featuremill/featuremill/adapters/postgres/pgtest"
 )
 
-func TestMain(m *testing.M) {
-	code := pgtest.Main(m).Run()
+func TestMain(m *testing.M) { goleak.VerifyTestMain(programsEnd{pgtest.Main(m)}, kafkatest.Leaks()) }
+
+// programsEnd runs the tests and removes the programs that were built for them.
+type programsEnd struct{ goleak.TestingM }
+
+func (p programsEnd) Run() int {
+	code := p.TestingM.Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
-	os.Exit(code)
+	return code
 }
 
 var built struct {
