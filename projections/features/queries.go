@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/featuremill/featuremill/domain/source"
 )
@@ -262,50 +263,99 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 		tie = ""
 	}
 	conditions := strings.Join(where, " and ")
-	order := fmt.Sprintf(`select f.latent from features f where %s order by %s %s%s`, conditions, column, direction, tie)
-	if strings.HasPrefix(column, "l.") {
-		// Few are labelled, and nobody looks for a missing label: the others come after them, whatever the direction.
-		// "not in" is one hash table; "not exists" became a nested loop of a second where labels were new to the planner.
-		order = fmt.Sprintf(`select latent from (
-    select f.latent, 0 as part, row_number() over (order by %[2]s %[3]s, f.latent) as n from features f join feature_labels l on l.source_key = $2 and l.latent = f.latent where %[1]s and %[2]s <> ''
-    union all
-    select f.latent, 1, f.latent from features f where %[1]s and f.latent not in (select l.latent from feature_labels l where l.source_key = $2 and %[2]s <> '')
-) f order by part, n`, conditions, column, direction)
-	}
 	page := Page{Neurons: g.Latents}
-	args = append(args, o.Limit, o.Offset)
-	list := fmt.Sprintf(`
-with page as (select f.latent, row_number() over () as place from (%s limit $%d offset $%d) f)
-select %s from page join features f on f.generation = $1 and f.latent = page.latent
-left join feature_labels l on l.source_key = $2 and l.latent = f.latent
-order by page.place`, order, len(args)-1, len(args), featureColumns)
-	// The parameters that only the list uses are named too: PostgreSQL wants to know the type of each.
-	count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f where %s and ($2::text, $%d::int, $%d::int) is not null`, conditions, len(args)-1, len(args))
-
-	// A deep page sorts all features; and a plan for any generation would open the tables of every one.
-	batch := &pgx.Batch{}
-	batch.Queue(`select set_config('work_mem', '32MB', true), set_config('plan_cache_mode', 'force_custom_plan', true)`)
-	batch.Queue(list, args...)
-	batch.Queue(count, args...)
-	results := q.pool.SendBatch(ctx, batch)
-	_, err = results.Exec()
-	var rows pgx.Rows
-	if err == nil {
-		rows, err = results.Query()
+	// The page and the numbers over all that the filters let through are two passes over the same rows: each gets a connection.
+	both, ctx2 := errgroup.WithContext(ctx)
+	both.Go(func() error {
+		// The parameter that only other queries use is named too: PostgreSQL wants to know the type of each.
+		count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f where %s and $2::text is not null`, conditions)
+		return q.custom(ctx2, count, args, func(rows pgx.Rows) error {
+			counted, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[counts])
+			page.Total, page.MeanFrequency, page.InterpretablePercent = int(counted.Total), counted.MeanFrequency, counted.InterpretablePercent
+			return err
+		})
+	})
+	var latents []int32
+	both.Go(func() (err error) {
+		latents, err = q.order(ctx2, conditions, column, direction, tie, args, o.Limit, o.Offset)
+		return err
+	})
+	if err := both.Wait(); err != nil {
+		return Page{}, fmt.Errorf("list features: %w", err)
 	}
-	if err == nil {
-		page.Features, err = pgx.CollectRows(rows, scanFeature(words))
-	}
-	if err == nil {
-		err = results.QueryRow().Scan(&page.Total, &page.MeanFrequency, &page.InterpretablePercent)
-	}
-	if err := errors.Join(err, results.Close()); err != nil {
+	if page.Features, err = q.featuresOf(ctx, g, words, latents); err != nil {
 		return Page{}, fmt.Errorf("list features: %w", err)
 	}
 	if o.Examples {
 		err = q.strongest(ctx, g, page.Features)
 	}
 	return page, err
+}
+
+// counts are the numbers over all features of a list.
+type counts struct {
+	Total                int64
+	MeanFrequency        float64
+	InterpretablePercent float64
+}
+
+// custom runs a query with a plan of its own: a plan for any generation would open the tables of every
+// one, and a deep page sorts all features.
+func (q *Queries) custom(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
+	batch := &pgx.Batch{}
+	batch.Queue(`select set_config('work_mem', '32MB', true), set_config('plan_cache_mode', 'force_custom_plan', true)`)
+	batch.Queue(sql, args...)
+	results := q.pool.SendBatch(ctx, batch)
+	_, err := results.Exec()
+	if err == nil {
+		var rows pgx.Rows
+		if rows, err = results.Query(); err == nil {
+			err = read(rows)
+		}
+	}
+	return errors.Join(err, results.Close())
+}
+
+// order returns the latents of a page in order.
+func (q *Queries) order(ctx context.Context, conditions, column, direction, tie string, args []any, limit, offset int) (latents []int32, err error) {
+	collect := func(into *[]int32) func(pgx.Rows) error {
+		return func(rows pgx.Rows) (err error) {
+			*into, err = pgx.CollectRows(rows, pgx.RowTo[int32])
+			return err
+		}
+	}
+	paged := func(limit, offset int) []any { return append(args[:len(args):len(args)], limit, offset) }
+	n := len(args)
+	if !strings.HasPrefix(column, "l.") {
+		err = q.custom(ctx, fmt.Sprintf(`select f.latent from features f where %s and $2::text is not null order by %s %s%s limit $%d offset $%d`, conditions, column, direction, tie, n+1, n+2), paged(limit, offset), collect(&latents))
+		return latents, err
+	}
+	// Few are labelled, and nobody looks for a missing label: the others come after them by number, whatever the direction.
+	labelled := fmt.Sprintf(`from features f join feature_labels l on l.source_key = $2 and l.latent = f.latent where %s and %s <> ''`, conditions, column)
+	if err := q.custom(ctx, fmt.Sprintf(`select f.latent %s order by %s %s, f.latent limit $%d offset $%d`, labelled, column, direction, n+1, n+2), paged(limit, offset), collect(&latents)); err != nil || len(latents) == limit {
+		return latents, err
+	}
+	var first []int32
+	if err := q.custom(ctx, `select count(*)::int `+labelled, args, collect(&first)); err != nil {
+		return nil, err
+	}
+	var rest []int32
+	err = q.custom(ctx, fmt.Sprintf(`select f.latent from features f where %s and f.latent not in (select l.latent from feature_labels l where l.source_key = $2 and %s <> '') order by f.latent limit $%d offset $%d`, conditions, column, n+1, n+2),
+		paged(limit-len(latents), max(0, offset-int(first[0]))), collect(&rest))
+	return append(latents, rest...), err
+}
+
+// featuresOf returns the features of these latents, in their order.
+func (q *Queries) featuresOf(ctx context.Context, g Generation, words *vocabulary, latents []int32) ([]Feature, error) {
+	var found []Feature
+	err := q.custom(ctx, `select `+featureColumns+` from unnest($3::int[]) with ordinality page (latent, place)
+join features f on f.generation = $1 and f.latent = page.latent
+left join feature_labels l on l.source_key = $2 and l.latent = f.latent
+order by page.place`, []any{g.Generation, g.Source.Key(), latents}, func(rows pgx.Rows) (err error) {
+		found, err = pgx.CollectRows(rows, scanFeature(words))
+		return err
+	})
+	return found, err
 }
 
 // matching finds latents by their labels, and by the ten tokens that each fires on most: bit n is latent n.
