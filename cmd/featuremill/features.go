@@ -18,7 +18,7 @@ type featuresCmd struct {
 	Extraction string  `help:"Id of the extraction." required:""`
 	Sort       string  `help:"${enum}." enum:"density,activation_freq,max_activation,mean_activation,sink_share,top_token_share,firing_documents,interpretability,feature_id,name,category" default:"density"`
 	Ascending  bool    `help:"Smallest first."`
-	Search     string  `help:"A latent's number, or text in a label or in a token that it fires on."`
+	Search     string  `help:"A latent's number, or text in a label or in one of the ten tokens that it fires on most."`
 	Limit      int     `help:"How many." default:"20"`
 	Offset     int     `help:"How many to leave out."`
 	Dead       bool    `help:"Dead latents too."`
