@@ -2027,7 +2027,7 @@ type ExtendExtractionParams struct {
 
 // ListExtractionFeaturesParams defines parameters for ListExtractionFeatures.
 type ListExtractionFeaturesParams struct {
-	// Search Digits: this latent. Else part of a name, category, description, or of a token that the latent fires on
+	// Search Digits: this latent. Else part of a name, category, description, or of one of the ten tokens that the latent fires on most
 	Search     *FeatureSearch                         `form:"search,omitempty" json:"search,omitempty"`
 	SortBy     *ListExtractionFeaturesParamsSortBy    `form:"sort_by,omitempty" json:"sort_by,omitempty"`
 	SortOrder  *ListExtractionFeaturesParamsSortOrder `form:"sort_order,omitempty" json:"sort_order,omitempty"`
@@ -2236,7 +2236,7 @@ type ListSAEFeaturesParams struct {
 	Skip  *int `form:"skip,omitempty" json:"skip,omitempty"`
 	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Search Digits: this latent. Else part of a name, category, description, or of a token that the latent fires on
+	// Search Digits: this latent. Else part of a name, category, description, or of one of the ten tokens that the latent fires on most
 	Search *FeatureSearch `form:"search,omitempty" json:"search,omitempty"`
 
 	// IncludeDead Also latents without a firing, and those below the extraction's min_activation_frequency
@@ -2288,7 +2288,7 @@ type StartExtractionFromTrainingParams struct {
 
 // ListTrainingFeaturesParams defines parameters for ListTrainingFeatures.
 type ListTrainingFeaturesParams struct {
-	// Search Digits: this latent. Else part of a name, category, description, or of a token that the latent fires on
+	// Search Digits: this latent. Else part of a name, category, description, or of one of the ten tokens that the latent fires on most
 	Search     *FeatureSearch                       `form:"search,omitempty" json:"search,omitempty"`
 	SortBy     *ListTrainingFeaturesParamsSortBy    `form:"sort_by,omitempty" json:"sort_by,omitempty"`
 	SortOrder  *ListTrainingFeaturesParamsSortOrder `form:"sort_order,omitempty" json:"sort_order,omitempty"`
