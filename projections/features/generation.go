@@ -415,7 +415,10 @@ func (f *Folder) keepSequences(ctx context.Context, corpusID string, c fold.Corp
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `insert into corpus_sequences select * from new_sequences on conflict do nothing`)
+		if _, err := tx.Exec(ctx, `insert into corpus_sequences select * from new_sequences on conflict do nothing`); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `analyze corpus_sequences`) // until it is known how large it is, examples are joined slowly
 		return err
 	})
 }

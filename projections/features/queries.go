@@ -348,9 +348,11 @@ func (q *Queries) order(ctx context.Context, conditions, column, direction, tie 
 // featuresOf returns the features of these latents, in their order.
 func (q *Queries) featuresOf(ctx context.Context, g Generation, words *vocabulary, latents []int32) ([]Feature, error) {
 	var found []Feature
-	err := q.custom(ctx, `select `+featureColumns+` from unnest($3::int[]) with ordinality page (latent, place)
+	// The page's labels are taken out first: before the planner knows how many labels there are, it would look through all of them for each feature.
+	err := q.custom(ctx, `with l as materialized (select * from feature_labels where source_key = $2 and latent = any($3))
+select `+featureColumns+` from unnest($3::int[]) with ordinality page (latent, place)
 join features f on f.generation = $1 and f.latent = page.latent
-left join feature_labels l on l.source_key = $2 and l.latent = f.latent
+left join l on l.latent = f.latent
 order by page.place`, []any{g.Generation, g.Source.Key(), latents}, func(rows pgx.Rows) (err error) {
 		found, err = pgx.CollectRows(rows, scanFeature(words))
 		return err
