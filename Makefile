@@ -36,8 +36,8 @@ demo: build postgres ## the main job on embedded defaults: a real model, SAE and
 	@exec bin/featuremill demo $(ARGS)
 
 test: libtorch postgres ## every test, with the race detector (PACKAGES=./domain/... RUN=Name narrow it)
-	@cmd/featuremill/demo/fetch.sh >/dev/null
-	@$(CGO); go test -race -count=1 -timeout 20m -run '$(RUN)' $(PACKAGES)
+	@model=$$(cmd/featuremill/demo/fetch.sh | head -n 1); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
+	$(CGO); go test -race -count=1 -timeout 20m -run '$(RUN)' $(PACKAGES)
 
 test-kafka: build postgres ## the end-to-end and broker tests on Apache Kafka (needs Java and mvn)
 	@cmd/featuremill/demo/fetch.sh >/dev/null
