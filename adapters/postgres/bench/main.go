@@ -226,7 +226,7 @@ func (b *bench) print(f figures) error {
 		return json.NewEncoder(os.Stdout).Encode(f)
 	}
 	fmt.Printf("bare INSERT, one writer           %8.0f commits/s\n", f.Bare)
-	fmt.Printf("one-event appends, %d writers      %8.0f events/s   %5.2f x bare INSERT (at least 0.6)\n", b.writers, f.Single, f.SingleToBare)
+	fmt.Printf("one-event appends, %d writers      %8.0f events/s   %6.3f x bare INSERT (at least 0.6)\n", b.writers, f.Single, f.SingleToBare)
 	if b.snapshot > 0 {
 		fmt.Printf("  with a snapshot held open %-5s  %8.0f events/s   %5.2f x without (at least 0.8), %.2f x in the last third\n", b.snapshot, f.Held, f.HeldToSingle, f.HeldLast)
 	}
