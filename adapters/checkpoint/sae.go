@@ -17,6 +17,11 @@ type SAE struct {
 	BDec      []float32 // [d_out]
 	Threshold []float32 // [d_sae] for jumprelu, else nil
 
+	// What only some architectures have; nil for all others.
+	BGate, BMag, RMag []float32 // [d_sae], gated; BEnc is nil then
+	WSkip             []float32 // [d_out, d_in]: ŷ gains x·WSkipᵀ, x as it was tapped
+	Temporal          *Temporal
+
 	sparsity []float32
 	owned    bool
 	close    []func() error
@@ -26,11 +31,16 @@ type SAE struct {
 type SAEConfig struct {
 	Format        string // "saelens"
 	FormatVersion string // the sae_lens_version written in the file; "" for old files that have none
-	Architecture  string // standard, topk, jumprelu; abstopk is read, but nothing here encodes it (Signed)
-	DIn, DSAE     int
-	DOut          int
 
-	K                        int  // topk, abstopk; else 0
+	// Architecture says how latents are chosen, whatever the SAE reads and writes: standard, topk, groupmax, jumprelu, gated,
+	// matching_pursuit, temporal; abstopk is read, but nothing here encodes it (Signed).
+	Architecture     string
+	FileArchitecture string // in the file's own words: jumprelu_skip_transcoder, BatchTopKSAE, …; "" where it has none
+	Transcoder       bool   // reads Hook and predicts HookOut; b_dec is never subtracted from its input, its output never normalised
+	DIn, DSAE        int
+	DOut             int
+
+	K                        int  // topk, groupmax, abstopk; else 0
 	RescaleActsByDecoderNorm bool // topk: z is multiplied by the norms of W_dec's rows before the choice, divided on decode
 	ApplyBDecToInput         bool
 	Signed                   bool // activations may be negative: statistics of features do not hold for it
@@ -57,6 +67,23 @@ type SAEConfig struct {
 	Folds  []string // what was folded into the weights, in order: FoldScale, FoldDecoder, FoldFinetuning
 	Files  []string // absolute paths whose bytes define what the SAE computes
 	SHA256 string   // HashFiles of them
+}
+
+// Temporal holds the attention layers of a temporal SAE, which predict codes from a sequence's earlier tokens
+// (SAELens 6.54, temporal_sae.py).
+type Temporal struct {
+	Layers          []TemporalLayer
+	Heads           int
+	BottleneckDim   int     // of queries and keys, of all heads
+	ActivationScale float64 // constant_scalar_rescale: x is multiplied by it, ŷ divided
+	TopK            int     // of the novel codes; 0 = relu alone
+	Lambda          float64 // 1 / (4 d_in)
+}
+
+// TemporalLayer is one of its layers: weights are [out, in], biases [out] or nil.
+type TemporalLayer struct {
+	KWeight, QWeight, VWeight, CWeight []float32
+	KBias, QBias, VBias, CBias         []float32
 }
 
 // What can be folded into the weights.
@@ -212,7 +239,8 @@ func (s *SAE) own() {
 		return
 	}
 	s.WEnc, s.BEnc, s.WDec, s.BDec = slices.Clone(s.WEnc), slices.Clone(s.BEnc), slices.Clone(s.WDec), slices.Clone(s.BDec)
-	s.Threshold = slices.Clone(s.Threshold)
+	s.Threshold, s.WSkip = slices.Clone(s.Threshold), slices.Clone(s.WSkip)
+	s.BGate, s.BMag, s.RMag = slices.Clone(s.BGate), slices.Clone(s.BMag), slices.Clone(s.RMag)
 	s.owned = true
 }
 
