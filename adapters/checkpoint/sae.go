@@ -21,6 +21,7 @@ type SAE struct {
 	BGate, BMag, RMag []float32 // [d_sae], gated; BEnc is nil then
 	WSkip             []float32 // [d_out, d_in]: ŷ gains x·WSkipᵀ, x as it was tapped
 	Temporal          *Temporal
+	Pursuit           *Pursuit // matching_pursuit; WEnc and BEnc are nil then: the encoder is W_decᵀ
 
 	sparsity []float32
 	owned    bool
@@ -78,6 +79,14 @@ type Temporal struct {
 	ActivationScale float64 // constant_scalar_rescale: x is multiplied by it, ŷ divided
 	TopK            int     // of the novel codes; 0 = relu alone
 	Lambda          float64 // 1 / (4 d_in)
+	Tied            bool    // W_enc is W_decᵀ (WEnc is nil, or that); b_dec is then added on decode only if ApplyBDecToInput
+}
+
+// Pursuit says when a matching pursuit ends (SAELens 6.54, matching_pursuit_sae.py).
+type Pursuit struct {
+	ResidualThreshold      float64 // a token is done when its residual's norm is below it; 0 = never
+	MaxIterations          int     // 0 = d_in
+	StopOnDuplicateSupport bool    // a token is done when an iteration chose no new latent
 }
 
 // TemporalLayer is one of its layers: weights are [out, in], biases [out] or nil.
