@@ -202,6 +202,9 @@ func TestTheSmallestLlamaOpens(t *testing.T) {
 func FuzzGGUF(f *testing.F) {
 	f.Add(smallestLlama())
 	f.Add([]byte(ggufHead(1, 1).text("a").u32(9).u32(8).u64(1).text("b").tensor("t", 8, 0, 32).data(34)))
+	for _, kind := range quantised() {
+		f.Add(rowsOf(kind, 2, kind[1], make([]byte, 2*kind[2])))
+	}
 	folder := f.TempDir()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := writeFile(t, filepath.Join(folder, fmt.Sprint(os.Getpid())), data)

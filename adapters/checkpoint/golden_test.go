@@ -101,7 +101,7 @@ func TestQuantisedTensorsAreBitForBitWhatGgufReads(t *testing.T) {
 		requireBits(t, floats(t, want, name), values, name)
 	}
 	_, err = g.Tensor("unread")
-	require.ErrorContains(t, err, `"Q5_0" is not supported; supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1`)
+	require.ErrorContains(t, err, `"IQ2_XXS" is not supported; supported: F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, IQ4_NL, IQ4_XS, BF16`)
 }
 
 func TestAModelIsTheSameFromItsFolderAndFromGGUF(t *testing.T) {

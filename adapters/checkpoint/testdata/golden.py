@@ -47,21 +47,33 @@ def quant() -> None:
     folder, rng = fresh("quant"), np.random.default_rng(7)
     values = (rng.standard_normal((6, 64)) * np.array([[1e-6], [1e-3], [1], [30], [1e3], [0]])).astype(np.float32)
     writer, want = gguf.GGUFWriter(folder / "types.gguf", "test"), {}
-    for kind in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]:
+    for kind in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]:
         t = gguf.GGMLQuantizationType[kind]
         packed = gguf.quants.quantize(values, t)
         writer.add_tensor(kind, packed, raw_dtype=t)
         want[kind] = torch.from_numpy(gguf.quants.dequantize(packed, t).copy())
-    # Any bytes are a valid block: halves that are subnormal, negative or infinite included, NaN left out.
-    for kind in ["Q8_0", "Q4_0", "Q4_1"]:
+    # Any bytes are a valid block: halves that are subnormal or negative included, NaN and infinities left out. Where the scales lie:
+    scales = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2],
+              "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0]}
+    for kind, places in scales.items():
         t = gguf.GGMLQuantizationType[kind]
-        size = gguf.GGML_QUANT_SIZES[t][1]
-        raw = rng.integers(0, 256, size=(200, size), dtype=np.uint8)
-        scales = raw[:, : 4 if kind == "Q4_1" else 2].copy().view(np.float16)
-        raw = raw[np.isfinite(scales).all(axis=1)]
+        elements, size = gguf.GGML_QUANT_SIZES[t]
+        raw = rng.integers(0, 256, size=(200 if elements == 32 else 12, 2 * size if elements == 256 else size), dtype=np.uint8)
+        finite = np.ones(len(raw), bool)
+        for place in places:
+            for block in range(0, raw.shape[1], size):
+                finite &= np.isfinite(raw[:, block + place : block + place + 2].copy().view(np.float16)[:, 0])
+        raw = raw[finite]
         writer.add_tensor(kind + ".random", raw, raw_dtype=t)
         want[kind + ".random"] = torch.from_numpy(gguf.quants.dequantize(raw, t).copy())
-    writer.add_tensor("unread", gguf.quants.quantize(np.ones((2, 256), np.float32), gguf.GGMLQuantizationType.Q5_0), raw_dtype=gguf.GGMLQuantizationType.Q5_0)
+    # gguf does not read Q8_K, which files rarely hold: our reading of llama.cpp's block_q8_K, float32 d, 256 signed bytes, 16 sums.
+    block = rng.integers(-128, 128, size=(3, 256), dtype=np.int8)
+    d = np.array([[0.25], [-3e-5], [1e30]], np.float32)
+    raw = np.concatenate([d.view(np.uint8), block.view(np.uint8), rng.integers(0, 256, size=(3, 32), dtype=np.uint8)], axis=1)
+    writer.add_tensor("Q8_K.random", raw, raw_dtype=gguf.GGMLQuantizationType.Q8_K)
+    want["Q8_K.random"] = torch.from_numpy(d * block.astype(np.float32))
+    t = gguf.GGMLQuantizationType.IQ2_XXS
+    writer.add_tensor("unread", np.zeros((2, gguf.GGML_QUANT_SIZES[t][1]), np.uint8), raw_dtype=t)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
