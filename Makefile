@@ -3,12 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/featuremill
-PATH    := $(PATH):$(HOME)/.cargo/bin
-TORCH   := adapters/torch/libtorch.sh
-TOKENS  := adapters/tokenizer/build.sh
+CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/featuremill
+PATH     := $(PATH):$(HOME)/.cargo/bin
+GETTORCH := adapters/torch/libtorch.sh
+TOKENS   := adapters/tokenizer/build.sh
 # What cgo needs to compile and link against libtorch and the tokenizer library.
-CGO     := eval "$$($(TORCH) env)"; tokens=$$($(TOKENS) env) || exit 1; \
+CGO      := eval "$$($(GETTORCH) env)"; tokens=$$($(TOKENS) env) || exit 1; \
 	export CGO_ENABLED=1 CGO_LDFLAGS="$${CGO_LDFLAGS:-} $$(sed -n 's/^CGO_LDFLAGS=//p' <<<"$$tokens")"
 PACKAGES ?= ./...
 RUN      ?= .
@@ -20,8 +20,8 @@ help: ## this list
 needs: ## check for, and as root on Debian or Ubuntu install, the programs that build Featuremill
 	@.ci/needs.sh
 
-libtorch: needs ## fetch libtorch into the user's cache (VARIANT=cpu or cu121, or an existing LIBTORCH=DIR)
-	@$(TORCH) fetch
+libtorch: needs ## fetch libtorch into the user's cache (TORCH=2.1 or 2.7; VARIANT=cpu or cu121; an existing LIBTORCH=DIR): all targets take these
+	@$(GETTORCH) fetch
 
 postgres: needs ## fetch PostgreSQL's programs for the embedded default
 	@adapters/embedded/postgres.sh >/dev/null
@@ -39,13 +39,17 @@ test: libtorch postgres ## every test, with the race detector (PACKAGES=./domain
 	@model=$$(cmd/featuremill/demo/fetch.sh | head -n 1); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
 	$(CGO); go test -race -count=1 -timeout 20m -run '$(RUN)' $(PACKAGES)
 
+parity: libtorch ## the tests against transformers and sae-lens alone (TORCH=2.7: on another libtorch)
+	@model=$$(cmd/featuremill/demo/fetch.sh | head -n 1); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
+	$(CGO); go test -count=1 ./adapters/torch/... ./cmd/extractor/...
+
 test-kafka: build postgres ## the end-to-end and broker tests on Apache Kafka (needs Java and mvn)
 	@cmd/featuremill/demo/fetch.sh >/dev/null
 	@$(CGO); FEATUREMILL_TEST_KAFKA=apache go test -race -count=1 -timeout 20m ./adapters/kafka/... ./cmd/internal/e2e/...
 
 lint: ## gofmt, vet, golangci-lint with the rules of the layout
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	@$(TORCH) fetch; $(CGO); go vet ./... && go run $(GOLANGCI) run ./...
+	@$(GETTORCH) fetch; $(CGO); go vet ./... && go run $(GOLANGCI) run ./...
 
 bench: build postgres ## every benchmark that README quotes, as ratios (quiet machine, a quarter of an hour)
 	@cmd/featuremill/demo/fetch.sh >/dev/null
@@ -64,4 +68,4 @@ verify: generate ## prove that generated files are current and go.mod is tidy
 clean: ## remove what was built here (the caches in $(CACHE) stay)
 	rm -rf bin
 
-.PHONY: help needs libtorch postgres build demo test test-kafka lint bench fuzz generate verify clean
+.PHONY: help needs libtorch postgres build demo test parity test-kafka lint bench fuzz generate verify clean

@@ -137,7 +137,7 @@ char *fm_causal_attention(void *q, void *k, void *v, void **out) {
   return guarded([&] {
     *out = new at::Tensor(at::scaled_dot_product_attention(
         *static_cast<at::Tensor *>(q), *static_cast<at::Tensor *>(k),
-        *static_cast<at::Tensor *>(v), c10::nullopt, 0.0, /*is_causal=*/true));
+        *static_cast<at::Tensor *>(v), {}, 0.0, /*is_causal=*/true));
   });
 }
 

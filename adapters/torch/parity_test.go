@@ -1,6 +1,7 @@
 package torch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -239,7 +240,9 @@ func TestEncodesAgreeWithSAELens(t *testing.T) {
 }
 
 func TestMKLTakesThisProgramsWordForTheCPU(t *testing.T) {
-	require.Equal(t, "2.1.1", testRuntime.Profile().Libtorch[:5])
+	if os.Getenv("LIBTORCH") == "" { // not somebody's own
+		require.Contains(t, testRuntime.Profile().Libtorch, cmp.Or(os.Getenv("TORCH"), "2.1")+".")
+	}
 	m := openModel(t, "testdata/llama-tied")
 	_, err := m.Activations(context.Background(), [][]int32{{1, 2, 3}}, []Hook{{Layer: 0, Point: ResidPost}}, false)
 	require.NoError(t, err)
