@@ -63,6 +63,9 @@ func readLimited(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// name is the file's, for a note of where a fact came from.
+func (d document) name() string { return filepath.Base(d.path) }
+
 func (d document) failed() error { return *d.err }
 
 func (d document) fail(key, want string) {
@@ -82,6 +85,16 @@ func (d document) fail(key, want string) {
 func (d document) has(key string) bool {
 	raw, ok := d.fields[key]
 	return ok && !bytes.Equal(raw, []byte("null"))
+}
+
+// isNull tells a key that is null from one that is not there: some mean "none", and the absent key a default.
+func (d document) isNull(key string) bool { return bytes.Equal(d.fields[key], []byte("null")) }
+
+// unsupported is fail for what is well formed and not implemented.
+func (d document) unsupported(kind, name string, supported ...string) {
+	if *d.err == nil {
+		*d.err = &UnsupportedError{Path: d.path, Kind: kind, Name: name, Supported: supported}
+	}
 }
 
 // first gives the first of several spellings that is there.

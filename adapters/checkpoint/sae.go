@@ -30,8 +30,8 @@ type SAE struct {
 
 // SAEConfig is what is known about an SAE beside its weights.
 type SAEConfig struct {
-	Format        string // "saelens"
-	FormatVersion string // the sae_lens_version written in the file; "" for old files that have none
+	Format        string // "saelens", "sparsify", …: SAEFormats
+	FormatVersion string // the sae_lens_version written in the file; "" for files that have none
 
 	// Architecture says how latents are chosen, whatever the SAE reads and writes: standard, topk, groupmax, jumprelu, gated,
 	// matching_pursuit, temporal; abstopk is read, but nothing here encodes it (Signed).
@@ -52,14 +52,23 @@ type SAEConfig struct {
 	FileNormalization string  // as the file says
 	ScalingFactor     float64 // the factor that was folded; 0 = none
 
-	Hook      string // as in the file: blocks.8.hook_resid_post
+	// Hook is a TransformerLens name (blocks.8.hook_resid_post) or, where none means the same tensor, the name of a module in
+	// transformers with .input or .output behind it (model.layers.8.mlp.input).
+	Hook      string
 	HookPoint string // resid_post, resid_pre, mlp_out, attn_out, …; "" when Hook is not of the form blocks.L.…
 	Layer     int    // −1 when neither the hook nor the file names a layer
 	HookOut   string // of a transcoder; else ""
+	FileHook  string // the file's own words, where Hook says them in others; else ""
+
+	// CenterWritingWeights: the SAE was trained on a model whose residual stream has mean 0 over d_model at every token, as
+	// TransformerLens makes it. The same for raw weights: subtract each token's mean from what is tapped.
+	CenterWritingWeights bool
+	ActivationsOnly      bool // decode is no reconstruction: one layer of a cross-layer transcoder, decoders summed
 
 	ModelName            string
-	PrependBOS           *bool // nil: the file says nothing
-	ContextSize          int   // 0: the file says nothing
+	Repo                 string // owner/name on the hub, where the path or an option says it
+	PrependBOS           *bool  // nil: the file says nothing
+	ContextSize          int    // 0: the file says nothing
 	SeqposSlice          *PositionSlice
 	ExcludeSpecialTokens ExcludedTokens
 	Reshape              string // none, hook_z
@@ -68,6 +77,9 @@ type SAEConfig struct {
 	Folds  []string // what was folded into the weights, in order: FoldScale, FoldDecoder, FoldFinetuning
 	Files  []string // absolute paths whose bytes define what the SAE computes
 	SHA256 string   // HashFiles of them
+
+	Origins map[string]string // where each fact came from, by its JSON name in domain/sae: "cfg.json", "known.yaml: …", "option", …
+	Notes   []string          // what a reader of the numbers should know
 }
 
 // Temporal holds the attention layers of a temporal SAE, which predict codes from a sequence's earlier tokens
@@ -146,20 +158,6 @@ type ExcludedTokens struct {
 	IDs []int // these ids
 }
 
-// SAEOption adds a fact that the files do not hold.
-type SAEOption func(*saeOptions)
-
-type saeOptions struct {
-	scalingFactor float64
-	scaled        bool
-}
-
-// WithScalingFactor gives the factor sqrt(d_in) / mean ‖x‖ for an SAE normalised as expected_average_only_in. It outranks the
-// file's own; for any other SAE it is refused (ScaleNotWantedError).
-func WithScalingFactor(s float64) SAEOption {
-	return func(o *saeOptions) { o.scalingFactor, o.scaled = s, true }
-}
-
 // Sparsity is log10 of each latent's firing frequency in training, [d_sae], where sparsity.safetensors is there.
 func (s *SAE) Sparsity() ([]float32, bool) { return s.sparsity, s.sparsity != nil }
 
@@ -179,6 +177,12 @@ func (s *SAE) Close() error {
 func (s *SAE) FoldScalingFactor(factor float64) error {
 	if s.Config.Normalization != NormExpected {
 		return &ScaleNotWantedError{Normalization: s.Config.Normalization, Folded: slices.Contains(s.Config.Folds, FoldScale)}
+	}
+	switch {
+	case s.Config.Transcoder:
+		return &FoldError{Fact: "a transcoder with " + NormExpected + " has no definition: its input is scaled, and nothing says on which scale its output is"}
+	case s.Config.Architecture == "matching_pursuit" || s.Config.Architecture == "temporal":
+		return &FoldError{Fact: NormExpected + " cannot be folded into an SAE of the architecture " + s.Config.Architecture + ": its encoder is its decoder"}
 	}
 	by := float32(factor)
 	if !(by > 0) || math.IsInf(float64(by), 0) {
@@ -203,7 +207,12 @@ func (s *SAE) FoldDecoderNorm() error {
 	if slices.Contains(s.Config.Folds, FoldDecoder) {
 		return nil
 	}
-	if s.Config.K > 0 && !s.Config.RescaleActsByDecoderNorm {
+	switch {
+	case s.Config.Architecture == "matching_pursuit" || s.Config.Architecture == "temporal":
+		return &FoldError{Fact: "decoder norms cannot be folded into an SAE of the architecture " + s.Config.Architecture + ": its encoder is its decoder"}
+	case s.Config.Architecture == "groupmax":
+		return &FoldError{Fact: "decoder norms cannot be folded into a groupmax SAE: it would choose other latents"}
+	case s.Config.K > 0 && !s.Config.RescaleActsByDecoderNorm:
 		return &FoldError{Fact: "decoder norms cannot be folded into a top-k SAE without rescale_acts_by_decoder_norm: it would choose other latents"}
 	}
 	s.own()
@@ -220,10 +229,10 @@ func (s *SAE) FoldDecoderNorm() error {
 			s.WEnc[i] *= norms[i%dSAE]
 		}
 	})
-	for i, n := range norms {
-		s.BEnc[i] *= n
-		if s.Threshold != nil {
-			s.Threshold[i] *= n
+	// A gate opens by the sign of z, which a norm keeps; r_mag multiplies W_enc, which has the norm already.
+	for _, biases := range [][]float32{s.BEnc, s.Threshold, s.BGate, s.BMag} {
+		for i := range biases {
+			biases[i] *= norms[i]
 		}
 	}
 	s.Config.Folds = append(s.Config.Folds, FoldDecoder)

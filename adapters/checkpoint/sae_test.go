@@ -23,9 +23,13 @@ func TestAnSAEIsRefusedWhenItsConfigurationIsNotReadable(t *testing.T) {
 		change object
 		want   string
 	}{
-		"an architecture of another kind":   {"standard", object{"architecture": "gated"}, `SAE architecture "gated" is not supported; supported: standard, topk, jumprelu`},
-		"a transcoder":                      {"standard", object{"architecture": "transcoder"}, `SAE architecture "transcoder"`},
-		"an old gated SAE":                  {"old-standard", object{"architecture": "gated"}, `SAE architecture "gated"`},
+		"an architecture of another kind":   {"standard", object{"architecture": "crosscoder"}, `SAE architecture "crosscoder" is not supported; supported: standard, topk, jumprelu, gated`},
+		"gates that are not there":          {"standard", object{"architecture": "gated"}, "missing tensors: b_gate, b_mag, r_mag (an SAE of the architecture gated has them"},
+		"a skip that is not there":          {"standard", object{"architecture": "skip_transcoder"}, "missing tensors: W_skip (an SAE of the architecture skip_transcoder"},
+		"a transcoder that subtracts b_dec": {"topk", object{"architecture": "transcoder", "apply_b_dec_to_input": true}, "apply_b_dec_to_input is true for a transcoder; expected false"},
+		"a pursuit with an encoder":         {"standard", object{"architecture": "matching_pursuit"}, "an SAE of the architecture matching_pursuit has no tensor W_enc, b_enc"},
+		"a temporal SAE without heads":      {"standard", object{"architecture": "temporal"}, "n_heads is missing"},
+		"a transcoder's scale":              {"standard-expected-average", object{"architecture": "transcoder", "apply_b_dec_to_input": false}, "needs the scaling factor"},
 		"no architecture":                   {"standard", object{"architecture": nil}, "architecture is missing; expected one of standard, topk, jumprelu"},
 		"an old activation":                 {"old-standard", object{"activation_fn_str": "tanh-relu"}, `activation_fn_str "tanh-relu" is not supported; supported: relu, topk`},
 		"top-k without k":                   {"topk", object{"k": nil}, "k is missing; expected a whole number from 1 to d_sae, 10"},
@@ -110,17 +114,13 @@ func TestWhatIsNoSAELensFolderIsRefused(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = checkpoint.OpenSAE(t.TempDir())
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorContains(t, err, "cfg.json: the file is missing")
+	require.ErrorContains(t, err, "there is no SAE of a known format; expected a folder with cfg.json and sae_weights.safetensors (saelens)")
 	_, err = checkpoint.OpenSAE("testdata/sae/standard/cfg.json")
-	require.ErrorContains(t, err, "it is a file; expected the folder that holds cfg.json and sae_weights.safetensors")
-	for file, format := range map[string]string{"params.npz": "Gemma Scope", "sae.safetensors": "sparsify", "ae.pt": "dictionary_learning"} {
-		folder := t.TempDir()
-		writeFile(t, filepath.Join(folder, file), []byte("x"))
-		_, err = checkpoint.OpenSAE(folder)
-		var unsupported *checkpoint.UnsupportedError
-		require.ErrorAs(t, err, &unsupported)
-		require.ErrorContains(t, err, format)
-	}
+	require.ErrorContains(t, err, "it is a file that holds no SAE of a known format; expected a folder with cfg.json and sae_weights.safetensors")
+	_, err = checkpoint.OpenSAE("testdata/sae")
+	var ambiguous *checkpoint.AmbiguousError
+	require.ErrorAs(t, err, &ambiguous)
+	require.Contains(t, ambiguous.Choices, "old-topk")
 	folder := copyFolder(t, "testdata/sae/standard")
 	require.NoError(t, os.Remove(filepath.Join(folder, "sae_weights.safetensors")))
 	_, err = checkpoint.OpenSAE(folder)

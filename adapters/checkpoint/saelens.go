@@ -2,12 +2,12 @@ package checkpoint
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 const (
@@ -15,158 +15,147 @@ const (
 	saeWeights    = "sae_weights.safetensors"
 	saeSparsity   = "sparsity.safetensors"
 	saeScaler     = "activation_scaler.json"
+
+	finetuningFactor = "scaling_factor"
 )
 
-// OpenSAE opens a SAELens folder (cfg.json and sae_weights.safetensors), old flat form or version 6. Weights come out finite and
-// of the shapes that the configuration calls for. An activation scale that the file asks for is folded; if the factor is not
-// known, that is a ScalingFactorError.
-func OpenSAE(path string, options ...SAEOption) (_ *SAE, err error) {
-	var o saeOptions
-	for _, option := range options {
-		option(&o)
-	}
-	folder, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	d, err := readSAEConfig(folder)
-	if err != nil {
-		return nil, err
-	}
-	config, err := saelensConfig(d)
-	if err != nil {
-		return nil, err
-	}
-	config.Files = []string{d.path}
-	s := &SAE{Config: config}
-	defer func() {
-		if err != nil {
-			_ = s.Close()
-		}
-	}()
-	if err = s.readWeights(filepath.Join(folder, saeWeights), d.flag("finetuning_scaling_factor", false)); err != nil {
-		return nil, err
-	}
-	if err = d.failed(); err != nil {
-		return nil, err
-	}
-	if err = s.readSparsity(filepath.Join(folder, saeSparsity)); err != nil {
-		return nil, err
-	}
-	if err = s.applyScale(folder, o); err != nil {
-		return nil, err
-	}
-	s.Config.SHA256, err = HashFiles(s.Config.Files)
-	return s, err
-}
-
-// readSAEConfig finds cfg.json, or says what the folder looks like instead.
-func readSAEConfig(folder string) (document, error) {
-	info, err := os.Stat(folder)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return document{}, fmt.Errorf("%s: there is no such folder: %w", folder, fs.ErrNotExist)
-	case err != nil:
-		return document{}, err
-	case !info.IsDir():
-		return document{}, &FormatError{Path: folder, Fact: "it is a file", Want: "the folder that holds " + saeConfigFile + " and " + saeWeights}
-	}
-	if _, err := os.Stat(filepath.Join(folder, saeWeights)); err != nil {
-		for _, other := range []struct{ file, format string }{
-			{"sae.safetensors", "sparsify"}, {"params.npz", "Gemma Scope"}, {"params.safetensors", "Gemma Scope 2"},
-			{"ae.pt", "dictionary_learning"}, {"hyperparams.json", "Llama Scope"},
-		} {
-			if _, err := os.Stat(filepath.Join(folder, other.file)); err == nil {
-				return document{}, &UnsupportedError{Path: folder, Kind: "SAE format", Name: other.format + " (" + other.file + ")", Supported: []string{"SAELens (" + saeConfigFile + " and " + saeWeights + ")"}}
-			}
-		}
-	}
-	return readDocument(filepath.Join(folder, saeConfigFile), maxConfig)
-}
-
-// readWeights binds the tensors by name and holds them against the configuration.
-func (s *SAE) readWeights(path string, finetuned bool) error {
-	file, err := OpenSafetensors(path)
+// openSAELens opens a folder as SAELens writes it, old flat form or version 6: cfg.json and sae_weights.safetensors.
+func openSAELens(o *opening) error {
+	d, err := readDocument(filepath.Join(o.folder, saeConfigFile), maxConfig)
 	if err != nil {
 		return err
 	}
-	s.close = append(s.close, file.Close)
-	s.Config.Files = append(s.Config.Files, path)
-	c := &s.Config
-	type part struct {
-		name, why string
-		into      *[]float32
-		shape     []int
+	if o.sae.Config, err = saelensConfig(d); err != nil {
+		return err
 	}
-	parts := []part{
-		{"W_enc", "[d_in, d_sae]", &s.WEnc, []int{c.DIn, c.DSAE}},
-		{"b_enc", "[d_sae]", &s.BEnc, []int{c.DSAE}},
-		{"W_dec", "[d_sae, d_in]", &s.WDec, []int{c.DSAE, c.DOut}},
-		{"b_dec", "[d_in]", &s.BDec, []int{c.DOut}},
+	c := &o.sae.Config
+	c.Files = []string{d.path}
+	file, err := OpenSafetensors(filepath.Join(o.folder, saeWeights))
+	if err != nil {
+		return err
 	}
-	if c.Architecture == "jumprelu" {
-		parts = append(parts, part{"threshold", "[d_sae]", &s.Threshold, []int{c.DSAE}})
+	o.opened(file)
+	if err := o.sae.readSAELens(d, file); err != nil {
+		return err
 	}
-	const finetuning = "scaling_factor"
-	var absent, stray []string
-	known := map[string]bool{finetuning: true}
-	for _, p := range parts {
-		known[p.name] = true
-		if _, ok := file.entries[p.name]; !ok {
-			absent = append(absent, p.name)
-		}
+	if err := o.sae.foldFinetuning(file, d.flag("finetuning_scaling_factor", false)); err != nil {
+		return err
 	}
-	for _, name := range file.Names() {
-		if !known[name] {
-			stray = append(stray, name)
-		}
+	if err := d.failed(); err != nil {
+		return err
 	}
-	switch {
-	case len(absent) > 0:
-		return &MissingTensorError{Path: path, Tensors: absent, Why: fmt.Sprintf("an SAE of the architecture %s has them; the file has %s", c.Architecture, abridged(file.Names()))}
-	case len(stray) > 0:
-		return &FormatError{Path: path, Fact: fmt.Sprintf("an SAE of the architecture %s has no tensor %s", c.Architecture, abridged(stray)), Want: "the architecture in " + saeConfigFile + " that these weights belong to"}
-	}
-	c.DType = string(file.entries["W_enc"].dtype)
-	for _, p := range parts {
-		if *p.into, err = readFloats(file, p.name, p.why, p.shape); err != nil {
-			return err
-		}
-		if err := checkFinite(path, p.name, *p.into); err != nil {
-			return err
-		}
-	}
-	if _, ok := file.entries[finetuning]; ok {
-		return s.foldFinetuning(file, finetuned)
-	}
-	return nil
+	return o.sae.readSparsity(filepath.Join(o.folder, saeSparsity))
 }
 
-func readFloats(file *Safetensors, name, why string, shape []int) ([]float32, error) {
-	t, err := file.Tensor(name)
-	if err != nil {
-		return nil, err
+// readSAELens binds the tensors of an architecture by SAELens's names (the architecture's file in sae_lens/saes).
+func (s *SAE) readSAELens(d document, file *Safetensors) error {
+	c := &s.Config
+	if c.DOut == 0 { // a transcoder's cfg.json without d_out
+		shape, err := shapeOf(file, "W_dec", 2, "[d_sae, d_out]")
+		if err != nil {
+			return err
+		}
+		c.DOut = shape[1]
+		c.learned("d_out", "the shape of W_dec")
 	}
-	if !slices.Equal(t.Shape, shape) {
-		return nil, &ShapeError{Path: file.Path(), Tensor: name, Found: t.Shape, Want: shape, Why: why}
+	wEnc := part{name: "W_enc", why: "[d_in, d_sae]", into: &s.WEnc, shape: []int{c.DIn, c.DSAE}}
+	wDec := part{name: "W_dec", why: "[d_sae, d_out]", into: &s.WDec, shape: []int{c.DSAE, c.DOut}}
+	if !c.Transcoder {
+		wDec.why = "[d_sae, d_in]"
 	}
-	values, err := t.Float32()
-	var unsupported *UnsupportedError
-	if errors.As(err, &unsupported) {
-		unsupported.Path = file.Path()
+	latents := func(name string, into *[]float32) part {
+		return part{name: name, why: "[d_sae]", into: into, shape: []int{c.DSAE}}
 	}
-	return values, err
+	bDec := part{name: "b_dec", why: "[d_out]", into: &s.BDec, shape: []int{c.DOut}}
+	var parts []part
+	switch c.Architecture {
+	case "gated":
+		parts = append(parts, wEnc, latents("b_gate", &s.BGate), latents("b_mag", &s.BMag), latents("r_mag", &s.RMag))
+	case "matching_pursuit":
+		s.Pursuit = &Pursuit{ResidualThreshold: d.number("residual_threshold", 1e-2), MaxIterations: d.size("max_iterations", 1, 0),
+			StopOnDuplicateSupport: d.flag("stop_on_duplicate_support", true)}
+	case "temporal":
+		more, err := s.temporalParts(d, file)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, more...)
+	case "jumprelu":
+		parts = append(parts, wEnc, latents("b_enc", &s.BEnc))
+		threshold, err := s.thresholdPart(d, file)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, threshold)
+	default:
+		parts = append(parts, wEnc, latents("b_enc", &s.BEnc))
+	}
+	parts = append(parts, wDec, bDec)
+	if strings.Contains(c.FileArchitecture, "skip_transcoder") {
+		parts = append(parts, part{name: "W_skip", why: "[d_out, d_in]", into: &s.WSkip, shape: []int{c.DOut, c.DIn}})
+	}
+	if err := d.failed(); err != nil {
+		return err
+	}
+	if err := s.bind(file, parts, finetuningFactor); err != nil {
+		return err
+	}
+	return s.finishThreshold(d, file)
+}
+
+const (
+	logThreshold  = "log_threshold"  // checkpoints of a training before 6.35 keep the logarithm
+	topkThreshold = "topk_threshold" // checkpoints of a batch top-k training keep one number
+)
+
+// thresholdPart says under which name the thresholds are.
+func (s *SAE) thresholdPart(d document, file *Safetensors) (part, error) {
+	p := part{name: "threshold", why: "[d_sae]", into: &s.Threshold, shape: []int{s.Config.DSAE}}
+	if slices.Contains(file.Names(), logThreshold) {
+		p.name = logThreshold
+	}
+	if slices.Contains(file.Names(), topkThreshold) {
+		if !d.has("rescale_acts_by_decoder_norm") { // SAELens's default is true in training and false after it
+			return p, &FormatError{Path: d.path, Fact: "it is the checkpoint of a batch top-k training and does not say rescale_acts_by_decoder_norm", Want: "true or false: it decides what the threshold is held against"}
+		}
+		p = part{name: topkThreshold, into: &s.Threshold, wide: s.Config.DSAE}
+	}
+	return p, nil
+}
+
+// finishThreshold turns what a training's checkpoint keeps into thresholds, as SAELens does when it saves for inference.
+func (s *SAE) finishThreshold(d document, file *Safetensors) error {
+	switch names := file.Names(); {
+	case s.Config.Architecture != "jumprelu":
+	case slices.Contains(names, logThreshold):
+		s.Threshold = exponentials(s.Threshold)
+	case slices.Contains(names, topkThreshold) && d.flag("rescale_acts_by_decoder_norm", false):
+		threshold := s.Threshold // already on the scale of z × ‖W_dec row‖ (batchtopk_sae.py)
+		s.Threshold = nil
+		if err := s.FoldDecoderNorm(); err != nil {
+			return err
+		}
+		s.Threshold = threshold
+	}
+	return d.failed()
+}
+
+func exponentials(logs []float32) []float32 {
+	out := make([]float32, len(logs))
+	for i, v := range logs {
+		out[i] = float32(math.Exp(float64(v)))
+	}
+	return out
 }
 
 // foldFinetuning applies SAELens's old decode-time factor per latent: output = (activations × factor) W_dec + b_dec. All ones
 // were written by every training for a while and mean nothing; others count only if the configuration says so.
-func (s *SAE) foldFinetuning(file *Safetensors, finetuned bool) error {
-	const name = "scaling_factor"
-	factor, err := readFloats(file, name, "[d_sae]", []int{s.Config.DSAE})
-	if err != nil {
-		return err
+func (s *SAE) foldFinetuning(file tensorFile, finetuned bool) error {
+	if !slices.Contains(file.Names(), finetuningFactor) {
+		return nil
 	}
-	if err := checkFinite(file.Path(), name, factor); err != nil {
+	factor, err := readPart(file, part{name: finetuningFactor, why: "[d_sae]", shape: []int{s.Config.DSAE}})
+	if err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(factor, func(f float32) bool { return math.Abs(float64(f)-1) > 1e-5 }) { // torch.allclose
@@ -202,34 +191,4 @@ func (s *SAE) readSparsity(path string) error {
 		s.sparsity = slices.Clone(values)
 	}
 	return errors.Join(err, file.Close())
-}
-
-// applyScale folds the factor of expected_average_only_in, from the caller or from activation_scaler.json. That file is also
-// written beside SAEs that are folded already, where it must be ignored.
-func (s *SAE) applyScale(folder string, o saeOptions) error {
-	if s.Config.Normalization != NormExpected {
-		if o.scaled {
-			return &ScaleNotWantedError{Path: folder, Normalization: s.Config.Normalization}
-		}
-		return nil
-	}
-	factor := o.scalingFactor
-	if !o.scaled {
-		d, err := readDocument(filepath.Join(folder, saeScaler), maxConfig)
-		if errors.Is(err, fs.ErrNotExist) {
-			return &ScalingFactorError{Path: folder}
-		}
-		if err != nil {
-			return err
-		}
-		if !d.has("scaling_factor") {
-			return &ScalingFactorError{Path: folder}
-		}
-		factor = d.number("scaling_factor", 0)
-		if d.failed() != nil {
-			return d.failed()
-		}
-		s.Config.Files = append(s.Config.Files, d.path)
-	}
-	return s.FoldScalingFactor(factor)
 }

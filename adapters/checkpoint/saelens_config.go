@@ -8,7 +8,23 @@ import (
 	"strings"
 )
 
-func saeArchitectures() []string { return []string{"standard", "topk", "jumprelu"} }
+func saeArchitectures() []string {
+	return []string{"standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk", "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder", "matching_pursuit", "temporal", "abstopk"}
+}
+
+// splitArchitecture takes apart what SAELens has in one name: how latents are chosen, and whether it is a transcoder. Batch top-k
+// chooses by a threshold once it is trained.
+func splitArchitecture(name string) (chosen string, transcoder bool) {
+	switch name {
+	case "transcoder", "skip_transcoder":
+		return "standard", true
+	case "jumprelu_transcoder", "jumprelu_skip_transcoder":
+		return "jumprelu", true
+	case "batchtopk", "matryoshka_batchtopk":
+		return "jumprelu", false
+	}
+	return name, false
+}
 
 func saeNormalizations() []string { return []string{NormNone, NormExpected, NormConstant, NormLayer} }
 
@@ -34,15 +50,15 @@ func saelensConfig(d document) (SAEConfig, error) {
 			d.fail(key, "a whole number of at least 1")
 		}
 	}
-	c.DOut = c.DIn
-	c.ApplyBDecToInput = d.flag("apply_b_dec_to_input", true)
+	c.learned("d_in", d.name())
+	c.learned("d_sae", d.name())
 	c.Signed = d.flag("signed", false)
 	kIn := d
 	if old {
 		meta = d
 		kIn = oldArchitecture(d, &c)
 	} else {
-		c.Architecture = d.text("architecture", "")
+		c.FileArchitecture = d.text("architecture", "")
 		if !d.has("architecture") {
 			d.fail("architecture", "one of "+strings.Join(saeArchitectures(), ", "))
 		}
@@ -53,10 +69,38 @@ func saelensConfig(d document) (SAEConfig, error) {
 	if err := readArchitecture(d, kIn, &c); err != nil {
 		return c, err
 	}
+	if c.Architecture, c.Transcoder = splitArchitecture(c.FileArchitecture); c.Transcoder {
+		c.DOut = d.size("d_out", 1, 0)
+		c.ApplyBDecToInput = d.flag("apply_b_dec_to_input", false)
+		if c.ApplyBDecToInput {
+			return c, &FormatError{Path: d.path, Fact: "apply_b_dec_to_input is true for a transcoder", Want: "false: b_dec belongs to what it predicts"}
+		}
+	} else {
+		c.DOut = c.DIn
+		c.ApplyBDecToInput = d.flag("apply_b_dec_to_input", true)
+	}
+	c.asked(d, "apply_b_dec_to_input", "apply_b_dec_to_input")
 	if err := readNormalization(d, old, &c); err != nil {
 		return c, err
 	}
 	return c, readMetadata(d, meta, old, &c)
+}
+
+// learned notes where a fact came from.
+func (c *SAEConfig) learned(fact, source string) {
+	if c.Origins == nil {
+		c.Origins = map[string]string{}
+	}
+	c.Origins[fact] = source
+}
+
+// asked notes whether a fact with a default of SAELens's was in the file.
+func (c *SAEConfig) asked(d document, fact, key string) {
+	if d.has(key) {
+		c.learned(fact, d.name())
+	} else {
+		c.learned(fact, "what SAELens takes where the file is silent")
+	}
 }
 
 // beforeVersion6 compares with 6.0.0-rc.0, the first of the new form; no version means the old one.
@@ -78,12 +122,12 @@ func beforeVersion6(path, version string) (bool, error) {
 
 // oldArchitecture reads the flat form, where top-k is an activation function; it says where k is.
 func oldArchitecture(d document, c *SAEConfig) (kIn document) {
-	c.Architecture = d.text("architecture", "standard")
+	c.FileArchitecture = d.text("architecture", "standard")
 	activation := d.first("activation_fn_str", "activation_fn")
 	switch name := d.text(activation, "relu"); name {
 	case "relu":
 	case "topk":
-		c.Architecture = "topk"
+		c.FileArchitecture = "topk"
 	default:
 		if *d.err == nil {
 			*d.err = &UnsupportedError{Path: d.path, Kind: activation, Name: name, Supported: []string{"relu", "topk"}}
@@ -96,17 +140,20 @@ func oldArchitecture(d document, c *SAEConfig) (kIn document) {
 }
 
 func readArchitecture(d, kIn document, c *SAEConfig) error {
-	switch c.Architecture {
-	case "standard", "jumprelu":
+	c.asked(d, "architecture", "architecture")
+	switch c.FileArchitecture {
 	case "topk", "abstopk":
-		c.Signed = c.Signed || c.Architecture == "abstopk"
+		c.Signed = c.Signed || c.FileArchitecture == "abstopk"
+		c.learned("k", kIn.name())
 		c.RescaleActsByDecoderNorm = d.flag("rescale_acts_by_decoder_norm", false)
 		c.K = kIn.size("k", 1, 0)
 		if want := fmt.Sprintf("a whole number from 1 to d_sae, %d", c.DSAE); c.K == 0 || c.K > c.DSAE {
 			kIn.fail("k", want)
 		}
 	default:
-		return &UnsupportedError{Path: d.path, Kind: "SAE architecture", Name: c.Architecture, Supported: saeArchitectures()}
+		if !slices.Contains(saeArchitectures(), c.FileArchitecture) {
+			return &UnsupportedError{Path: d.path, Kind: "SAE architecture", Name: c.FileArchitecture, Supported: saeArchitectures()}
+		}
 	}
 	return d.failed()
 }
@@ -124,6 +171,11 @@ func readNormalization(d document, old bool, c *SAEConfig) error {
 	if d.failed() != nil {
 		return d.failed()
 	}
+	c.asked(d, "normalization", key)
+	if c.FileNormalization == normScalar && c.FileArchitecture == "temporal" {
+		c.Normalization = NormNone // its factor is Temporal.ActivationScale
+		return nil
+	}
 	if !slices.Contains(saeNormalizations(), c.FileNormalization) {
 		return &UnsupportedError{Path: d.path, Kind: key, Name: c.FileNormalization, Supported: saeNormalizations()}
 	}
@@ -140,6 +192,12 @@ func readMetadata(d, meta document, old bool, c *SAEConfig) error {
 	c.Hook = meta.text(hookKey, "")
 	c.HookOut = meta.text("hook_name_out", "")
 	c.ModelName = meta.text("model_name", "")
+	for fact, key := range map[string]string{"hook": hookKey, "hook_out": "hook_name_out", "layer": hookKey, "model_name": "model_name", "prepend_bos": "prepend_bos", "context_length": "context_size"} {
+		if meta.has(key) {
+			c.learned(fact, meta.name())
+		}
+	}
+	c.CenterWritingWeights = meta.object("model_from_pretrained_kwargs").flag("center_writing_weights", false)
 	c.ContextSize = meta.size("context_size", 1, 0)
 	if meta.has("prepend_bos") {
 		b := meta.flag("prepend_bos", true)
@@ -147,6 +205,7 @@ func readMetadata(d, meta document, old bool, c *SAEConfig) error {
 	} else if old {
 		b := true
 		c.PrependBOS = &b
+		c.asked(meta, "prepend_bos", "prepend_bos")
 	}
 	var layer int
 	if c.HookPoint, layer = ParseHookName(c.Hook); layer >= 0 {

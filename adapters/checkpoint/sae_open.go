@@ -1,0 +1,318 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// opening is one OpenSAE: what was asked for, what lies there, and the SAE as far as it is known.
+type opening struct {
+	path   string // absolute: a folder or a file
+	folder string // path itself, or the folder of the file
+	file   string // base name when path is a file, else ""
+	names  []string
+	facts  SAEFacts
+	sae    *SAE
+}
+
+// saeFormat is one way in which SAEs are published, known by the files that make it up.
+type saeFormat struct {
+	name  string
+	files string
+	found func(o *opening) bool
+	open  func(o *opening) error
+}
+
+func saeFormats() []saeFormat {
+	return []saeFormat{
+		{"saelens", saeConfigFile + " and " + saeWeights, func(o *opening) bool { return o.holds(saeWeights) && o.has(saeConfigFile) }, openSAELens},
+		{"sparsify", saeConfigFile + " and " + sparsifyWeights, func(o *opening) bool { return o.holds(sparsifyWeights) }, openSparsify},
+	}
+}
+
+// SAEFormats names the formats that OpenSAE reads.
+func SAEFormats() []string {
+	var names []string
+	for _, f := range saeFormats() {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// OpenSAE opens a published SAE: a folder, or the file with its weights. The format is found by what lies there; a fact that no
+// file holds comes from known.yaml or an option, or is asked for (QuestionError, ScalingFactorError, AmbiguousError): none has a
+// default of ours. Weights come out finite, in the canonical orientation and of the shapes that the configuration calls for. An
+// activation scale that the SAE needs is folded.
+func OpenSAE(path string, options ...SAEOption) (_ *SAE, err error) {
+	o := &opening{sae: &SAE{Config: SAEConfig{Layer: -1}}}
+	for _, option := range options {
+		option(&o.facts)
+	}
+	if err := o.look(path); err != nil {
+		return nil, err
+	}
+	format, err := o.detect()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, o.sae.Close())
+		}
+	}()
+	if err = format.open(o); err != nil {
+		return nil, err
+	}
+	o.sae.Config.Format = format.name
+	return o.sae, o.finish()
+}
+
+// look finds out what lies at the path.
+func (o *opening) look(path string) (err error) {
+	if o.path, err = filepath.Abs(path); err != nil {
+		return err
+	}
+	info, err := os.Stat(o.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: there is no such file or folder: %w", o.path, fs.ErrNotExist)
+	case err != nil:
+		return err
+	}
+	o.folder = o.path
+	if !info.IsDir() {
+		o.folder, o.file = filepath.Split(o.path)
+		o.folder = filepath.Clean(o.folder)
+	}
+	entries, err := os.ReadDir(o.folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		o.names = append(o.names, e.Name())
+	}
+	return nil
+}
+
+// has says whether a file lies in the folder.
+func (o *opening) has(name string) bool { return slices.Contains(o.names, name) }
+
+// holds says whether the SAE's weights are in that file: it is the file that was named, or it lies in the folder that was.
+func (o *opening) holds(name string) bool { return o.file == name || o.file == "" && o.has(name) }
+
+func (o *opening) at(name string) string { return filepath.Join(o.folder, name) }
+
+func (o *opening) opened(file tensorFile) {
+	o.sae.close = append(o.sae.close, file.Close)
+	o.sae.Config.Files = append(o.sae.Config.Files, file.Path())
+}
+
+func (o *opening) detect() (saeFormat, error) {
+	var found []saeFormat
+	for _, f := range saeFormats() {
+		if f.found(o) {
+			found = append(found, f)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return saeFormat{}, o.nothing()
+	}
+	e := &AmbiguousError{Path: o.path, Fact: "the folder holds SAEs in several formats", How: "give the path of the weights' file"}
+	for _, f := range found {
+		e.Choices = append(e.Choices, f.name+" ("+f.files+")")
+	}
+	return saeFormat{}, e
+}
+
+// nothing says what is missing: SAEs may lie one folder further down, or a part of one may not be there.
+func (o *opening) nothing() error {
+	if o.file != "" {
+		return &FormatError{Path: o.path, Fact: "it is a file that holds no SAE of a known format", Want: o.known()}
+	}
+	if below := foldersWithSAEs(o.folder); len(below) > 0 {
+		return &AmbiguousError{Path: o.path, Fact: "the folder holds several SAEs", Choices: below, How: "give the path of one of them"}
+	}
+	if o.has(saeConfigFile) {
+		return fmt.Errorf("%s: the file is missing; beside a %s it should be there (or %s): %w", o.at(saeWeights), saeConfigFile, sparsifyWeights, fs.ErrNotExist)
+	}
+	return fmt.Errorf("%s: there is no SAE of a known format; expected %s: %w", o.folder, o.known(), fs.ErrNotExist)
+}
+
+func (o *opening) known() string {
+	var all []string
+	for _, f := range saeFormats() {
+		all = append(all, f.files+" ("+f.name+")")
+	}
+	return "a folder with " + strings.Join(all, ", or ")
+}
+
+// foldersWithSAEs lists folders below, by their path in it, that hold an SAE: a repository's root is no SAE.
+func foldersWithSAEs(root string) []string {
+	const deepest, most = 4, 1000
+	var found []string
+	seen := 0
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if seen++; err != nil || seen > 100*most || len(found) == most {
+			return fs.SkipAll
+		}
+		relative, err := filepath.Rel(root, path)
+		if err != nil || !entry.IsDir() || relative == "." {
+			return nil //nolint:nilerr // a folder that cannot be named is none to offer
+		}
+		if strings.Count(relative, string(filepath.Separator)) >= deepest {
+			return fs.SkipDir
+		}
+		o := &opening{}
+		if o.look(path) != nil {
+			return nil
+		}
+		for _, f := range saeFormats() {
+			if f.found(o) {
+				found = append(found, filepath.ToSlash(relative))
+				return fs.SkipDir
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// finish does what is the same for every format: what a person said, the scale, the digest.
+func (o *opening) finish() error {
+	s := o.sae
+	c := &s.Config
+	if err := o.applyOptions(); err != nil {
+		return err
+	}
+	if point, layer := ParseHookName(c.Hook); layer >= 0 {
+		c.HookPoint, c.Layer = point, layer
+	}
+	if c.Reshape == "" {
+		c.Reshape = "none"
+	}
+	if err := s.applyScale(o.folder, o.facts.ScalingFactor); err != nil {
+		return err
+	}
+	s.noteDeadRows()
+	var err error
+	c.SHA256, err = HashFiles(c.Files)
+	return err
+}
+
+// override gives a fact that a person stated, and notes it where the files say otherwise.
+func override[T comparable](c *SAEConfig, fact string, value *T, stated T) {
+	var none T
+	if *value != none && *value != stated {
+		c.Notes = append(c.Notes, fmt.Sprintf("%s: the option says %v, the files say %v (%s)", fact, stated, *value, c.Origins[fact]))
+	}
+	if *value != stated {
+		c.learned(fact, "option")
+	}
+	*value = stated
+}
+
+func (o *opening) applyOptions() error {
+	c, p := &o.sae.Config, o.facts
+	if p.ModelName != "" {
+		override(c, "model_name", &c.ModelName, p.ModelName)
+	}
+	if p.Hook != "" {
+		override(c, "hook", &c.Hook, p.Hook)
+		c.HookPoint, c.Layer = "", -1
+	}
+	if p.HookOut != "" {
+		override(c, "hook_out", &c.HookOut, p.HookOut)
+	}
+	if p.Layer != nil {
+		if _, layer := ParseHookName(c.Hook); layer >= 0 && layer != *p.Layer {
+			return &FormatError{Path: o.path, Fact: fmt.Sprintf("the option says layer %d and the SAE's hook is %s", *p.Layer, c.Hook), Want: "the layer of the hook, or no layer"}
+		}
+		if c.Layer != *p.Layer {
+			c.Layer = *p.Layer
+			c.learned("layer", "option")
+		}
+	}
+	if p.Repo != "" {
+		c.Repo = p.Repo
+	}
+	if p.K != 0 {
+		if c.K == 0 {
+			return &FormatError{Path: o.path, Fact: fmt.Sprintf("k was given and the SAE's architecture is %s", c.Architecture), Want: "k for a top-k SAE only"}
+		}
+		override(c, "k", &c.K, p.K)
+	}
+	if c.K < 0 || c.K > c.DSAE {
+		return &FormatError{Path: o.path, Fact: fmt.Sprintf("k is %d", c.K), Want: fmt.Sprintf("a whole number from 1 to d_sae, %d", c.DSAE)}
+	}
+	if p.ApplyBDecToInput != nil && *p.ApplyBDecToInput != c.ApplyBDecToInput {
+		if c.Transcoder && *p.ApplyBDecToInput {
+			return &FormatError{Path: o.path, Fact: "apply_b_dec_to_input was given for a transcoder", Want: "false: b_dec belongs to what it predicts"}
+		}
+		c.Notes = append(c.Notes, fmt.Sprintf("apply_b_dec_to_input: the option says %v, the files say %v (%s)", *p.ApplyBDecToInput, c.ApplyBDecToInput, c.Origins["apply_b_dec_to_input"]))
+		c.ApplyBDecToInput = *p.ApplyBDecToInput
+		c.learned("apply_b_dec_to_input", "option")
+	}
+	if p.Normalization != "" {
+		if !slices.Contains(saeNormalizations(), p.Normalization) {
+			return &UnsupportedError{Path: o.path, Kind: "normalisation", Name: p.Normalization, Supported: saeNormalizations()}
+		}
+		override(c, "normalization", &c.FileNormalization, p.Normalization)
+		c.Normalization = p.Normalization
+	}
+	return nil
+}
+
+// applyScale folds the factor of expected_average_only_in, from the caller or from activation_scaler.json. That file is also
+// written beside SAEs that are folded already, where it must be ignored.
+func (s *SAE) applyScale(folder string, given *float64) error {
+	if s.Config.Normalization != NormExpected {
+		if given != nil {
+			return &ScaleNotWantedError{Path: folder, Normalization: s.Config.Normalization, Folded: slices.Contains(s.Config.Folds, FoldScale)}
+		}
+		return nil
+	}
+	factor, source := 0.0, "option"
+	if given != nil {
+		factor = *given
+	} else {
+		d, err := readDocument(filepath.Join(folder, saeScaler), maxConfig)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &ScalingFactorError{Path: folder}
+		}
+		if err != nil {
+			return err
+		}
+		if !d.has("scaling_factor") {
+			return &ScalingFactorError{Path: folder}
+		}
+		factor, source = d.number("scaling_factor", 0), d.name()
+		if d.failed() != nil {
+			return d.failed()
+		}
+		s.Config.Files = append(s.Config.Files, d.path)
+	}
+	s.Config.learned("scaling_factor", source)
+	return s.FoldScalingFactor(factor)
+}
+
+// noteDeadRows says how many latents add nothing to the output: SAELens accepts them too, in silence.
+func (s *SAE) noteDeadRows() {
+	dead := 0
+	for i := range s.Config.DSAE {
+		if !slices.ContainsFunc(s.WDec[i*s.Config.DOut:(i+1)*s.Config.DOut], func(v float32) bool { return math.Abs(float64(v)) > 0 }) {
+			dead++
+		}
+	}
+	if dead > 0 {
+		s.Config.Notes = append(s.Config.Notes, fmt.Sprintf("%d of %d rows of W_dec are zero: those latents add nothing to the output", dead, s.Config.DSAE))
+	}
+}
