@@ -23,14 +23,7 @@ func openFolder(folder string) (_ *Model, err error) {
 	if err != nil {
 		return nil, err
 	}
-	family := d.text("model_type", "")
-	if d.failed() != nil {
-		return nil, d.failed()
-	}
-	if !slices.Contains(families(), family) {
-		return nil, &UnsupportedError{Path: d.path, Kind: "model_type", Name: family, Supported: families()}
-	}
-	config, err := llamaFromJSON(d)
+	config, f, err := modelFromJSON(d)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +37,7 @@ func openFolder(folder string) (_ *Model, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, m.bind(found)
+	return m, m.bind(f, found)
 }
 
 // openShards maps the weight files and says which of them has which tensor.
@@ -146,42 +139,61 @@ func noWeights(folder string) error {
 }
 
 // bind finds every tensor that the decoder needs, and checks its shape and dtype.
-func (m *Model) bind(found map[string]*Safetensors) error {
+func (m *Model) bind(f family, found map[string]*Safetensors) error {
 	weights := m.files[len(m.files)-1]
 	if m.config.Layers > len(found) { // before a list is made by the configuration's claim
 		return &FormatError{Path: m.files[0], Fact: fmt.Sprintf("num_hidden_layers is %d and the weights have %d tensors in all", m.config.Layers, len(found)), Want: "the configuration of these weights"}
 	}
-	prefix := "" // a bare LlamaModel was saved without "model."
-	if _, ok := found[embedName]; !ok {
-		if _, ok := found[strings.TrimPrefix(embedName, "model.")]; ok {
-			prefix = "model."
+	names, body := f.modules, f.modules.Bodies[0]
+	for _, b := range names.Bodies {
+		if _, ok := found[b+names.Embedding+".weight"]; ok {
+			body = b
+			break
 		}
 	}
-	m.wanted = llamaTensors(m.config)
+	beyond := body + names.Layers + "." + itoa(m.config.Layers) + "."
+	for name := range found {
+		if strings.HasPrefix(name, beyond) {
+			return &FormatError{Path: m.files[0], Fact: fmt.Sprintf("the configuration says %d layers and the weights have %s", m.config.Layers, name), Want: "the configuration of these weights"}
+		}
+	}
+	m.wanted = f.parameters(m.config, f.storage)
 	m.load = make(map[string]func() (Tensor, error), len(m.wanted))
 	var absent []string
 	for _, w := range m.wanted {
-		name := strings.TrimPrefix(w.name, prefix)
-		if w.name == headName && m.config.TiedEmbeddings {
-			name = strings.TrimPrefix(embedName, prefix)
+		name := names.inHuggingFace(w, body, f.storage)
+		if w.role == roleHead && w.leaf == ".weight" && m.config.TiedEmbeddings {
+			name = body + names.Embedding + w.leaf
 		}
 		s, ok := found[name]
+		if !ok && w.role == roleHead {
+			name = strings.TrimSuffix(body, "model.") + name
+			s, ok = found[name]
+		}
 		if !ok {
-			absent = append(absent, w.name)
+			if absent = append(absent, names.inHuggingFace(w, names.Bodies[0], f.storage)); w.role == roleHead {
+				absent[len(absent)-1] = w.name
+			}
 			continue
 		}
 		e := s.entries[name]
-		if !slices.Equal(e.shape, w.shape) {
-			return &ShapeError{Path: s.Path(), Tensor: name, Found: e.shape, Want: w.shape, Why: w.why}
+		if !slices.Equal(e.shape, w.from.shape) {
+			return &ShapeError{Path: s.Path(), Tensor: name, Found: e.shape, Want: w.from.shape, Why: w.fileWhy()}
 		}
 		if !e.dtype.isFloat() {
 			return &UnsupportedError{Path: s.Path(), Kind: "dtype of tensor " + name, Name: string(e.dtype), Supported: floatNames()}
 		}
-		m.load[w.name] = func() (Tensor, error) { return s.Tensor(name) }
+		m.load[w.name] = func() (Tensor, error) {
+			t, err := s.Tensor(name)
+			if err != nil {
+				return t, err
+			}
+			return w.from.take(t, w.shape)
+		}
 	}
-	if len(absent) > 0 {
+	if absent = slices.Compact(absent); len(absent) > 0 {
 		why := ""
-		if absent[0] == headName {
+		if absent[0] == names.Head+".weight" {
 			why = "tie_word_embeddings is false, so the head needs weights of its own"
 		}
 		return &MissingTensorError{Path: weights, Tensors: absent, Why: why}

@@ -65,11 +65,11 @@ func (g *GGUF) Close() error { return g.file.close() }
 
 // Tensor gives a tensor by llama.cpp's name as a fresh F32 tensor, de-quantised, in the file's row order.
 func (g *GGUF) Tensor(name string) (Tensor, error) {
-	return g.rows(name, func(row int) int { return row })
+	return g.slot(name, slot{}, nil)
 }
 
-// rows de-quantises a tensor; row r of the file becomes row place(r) of the result.
-func (g *GGUF) rows(name string, place func(row int) int) (Tensor, error) {
+// slot de-quantises the rows of a tensor that p names; a nil shape takes them all.
+func (g *GGUF) slot(name string, p slot, shape []int) (Tensor, error) {
 	info, ok := g.infos[name]
 	if !ok {
 		return Tensor{}, &MissingTensorError{Path: g.file.path, Tensors: []string{name}, Why: "the file has " + abridged(g.names)}
@@ -77,8 +77,18 @@ func (g *GGUF) rows(name string, place func(row int) int) (Tensor, error) {
 	if !info.kind.readable() {
 		return Tensor{}, g.notReadable(info)
 	}
+	if len(info.shape) == 1 && !p.whole() { // a bias: its numbers are the rows
+		t, err := g.slot(name, slot{}, nil)
+		if err != nil {
+			return t, err
+		}
+		return p.take(t, shape)
+	}
+	if shape == nil {
+		shape = info.shape
+	}
 	n := 1
-	for _, d := range info.shape {
+	for _, d := range shape {
 		n *= d
 	}
 	out := make([]float32, n) // at most 8 times the bytes in the file, which were checked
@@ -91,8 +101,11 @@ func (g *GGUF) rows(name string, place func(row int) int) (Tensor, error) {
 		data := g.file.data[info.from:info.to]
 		inParallel(n, func(from, to int) { // a row belongs to the part in which it begins
 			for row := (from + width - 1) / width; row*width < to; row++ {
-				at := place(row) * width
-				dequantise(info.kind, data[row*stride:(row+1)*stride], out[at:at+width])
+				at := p.first + row
+				if p.order != nil {
+					at = p.first + p.order(row)
+				}
+				dequantise(info.kind, data[at*stride:(at+1)*stride], out[row*width:(row+1)*width])
 			}
 		})
 		return nil
@@ -100,7 +113,7 @@ func (g *GGUF) rows(name string, place func(row int) int) (Tensor, error) {
 	if err != nil {
 		return Tensor{}, err
 	}
-	return Float32Tensor(name, out, info.shape...), nil
+	return Float32Tensor(name, out, shape...), nil
 }
 
 func (g *GGUF) notReadable(info ggufTensor) error {

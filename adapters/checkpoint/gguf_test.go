@@ -118,7 +118,7 @@ func TestAGGUFModelIsRefusedWhenItsPartsDoNotFit(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"another family":                 {replace(tied, "\x05\x00\x00\x00\x00\x00\x00\x00llama", "\x05\x00\x00\x00\x00\x00\x00\x00qwen2"), `general.architecture "qwen2" is not supported; supported: llama`},
+		"another family":                 {replace(tied, "\x05\x00\x00\x00\x00\x00\x00\x00llama", "\x05\x00\x00\x00\x00\x00\x00\x00bloom"), `general.architecture "bloom" is not supported; supported: llama, qwen2`},
 		"a billion layers":               {set("llama.block_count", 2, 200_000_000), "block_count is 200000000 and the file has"},
 		"a layer too many":               {set("llama.block_count", 2, 3), "missing tensors: blk.2.attn_norm.weight"},
 		"no layers":                      {set("llama.block_count", 2, 0), "llama.block_count is not usable"},

@@ -14,7 +14,7 @@ import (
 
 // ModelConfig says everything about a decoder that its weights do not.
 type ModelConfig struct {
-	Family         string // "llama"
+	Family         string // the table's name: "llama", "gemma2", "gpt_neox", …
 	Name           string // as the checkpoint calls itself, may be empty
 	Layers         int
 	DModel         int
@@ -24,39 +24,96 @@ type ModelConfig struct {
 	DFF            int
 	Vocab          int
 	MaxPositions   int
-	NormEps        float64 // of the RMS norms
-	Rope           Rope
-	TiedEmbeddings bool // lm_head.weight is model.embed_tokens.weight
-	AttentionBias  bool // q, k, v and o projections have biases
-	MLPBias        bool
-	HiddenAct      string // "silu"
+	TiedEmbeddings bool   // the head's weights are the embedding
+	HiddenAct      string // of the MLP, in transformers' words: "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", …
 	BOS, EOS       *int   // nil: the checkpoint names none
+
+	// The norms.
+	Norm       string  // RMSNorm or LayerNorm (which has a bias)
+	NormEps    float64 // of all of them
+	PreNorms   bool    // attention and MLP read the residual stream through a norm
+	PostNorms  bool    // a norm stands between what they make and the residual stream
+	QKNorm     string  // "", NormHeads or NormProjections: queries and keys are normalised before they turn
+	Parallel   bool    // attention and MLP read the same residual stream; there is none between them
+	SharedNorm bool    // and through the same norm
+
+	// What is added, and what is scaled.
+	AttentionBias    bool    // q, k and v projections have biases
+	OutputBias       bool    // o has one
+	MLPBias          bool    // the MLP's projections
+	HeadBias         bool    // the head
+	Gated            bool    // the MLP is down(act(gate x) · up x), not down(act(up x))
+	LearnedPositions bool    // one vector a position is added to the embedding
+	EmbeddingScale   float64 // embeddings are multiplied by it, in the model but not in the head
+	AttentionScale   float64 // multiplies q·k
+	ScaleByLayer     bool    // which layer L divides by L+1
+	AttentionSoftcap float64 // c: scores become c·tanh(score/c); 0 = none
+	LogitSoftcap     float64 // likewise for logits
+
+	// Positions.
+	Rotary      int   // dimensions at the front of a head that turn; 0 = none
+	RotaryPairs bool  // pairs are neighbours (GPT-J), not halves
+	Rope        Rope  // of all layers, but
+	LocalRope   *Rope // of local ones, where it is not nil
+
+	// A query of a local layer sees Window tokens, itself included. Which are local: LayerIsLocal where it is not nil; else
+	// those from LocalFrom on of which not every GlobalEvery-th is left out.
+	Window       int // 0 = no layer is local
+	LocalFrom    int
+	GlobalEvery  int
+	LayerIsLocal []bool
 }
 
-// Rope is the rotary position embedding: frequencies theta^(-2i/d_head), half-split ("rotate_half") layout.
+// The norms, and where queries and keys are normalised.
+const (
+	RMSNorm         = "rms"
+	LayerNorm       = "layer"
+	NormHeads       = "heads"       // each head by itself
+	NormProjections = "projections" // all heads together
+)
+
+// WindowOf is how many tokens a query of the layer sees, itself included; 0 = all before it.
+func (c ModelConfig) WindowOf(layer int) int {
+	local := layer >= c.LocalFrom && (c.GlobalEvery == 0 || (layer+1)%c.GlobalEvery != 0)
+	if c.LayerIsLocal != nil {
+		local = layer < len(c.LayerIsLocal) && c.LayerIsLocal[layer]
+	}
+	if !local {
+		return 0
+	}
+	return c.Window
+}
+
+// RopeOf is the layer's rotary embedding.
+func (c ModelConfig) RopeOf(layer int) Rope {
+	if c.LocalRope != nil && c.WindowOf(layer) > 0 {
+		return *c.LocalRope
+	}
+	return c.Rope
+}
+
+// Rope is the rotary position embedding: frequencies theta^(-2i/d), d the dimensions that turn.
 type Rope struct {
 	Theta   float64
-	Scaling string // "" or "llama3"
-	// The rest is set for Scaling "llama3" only.
-	Factor, LowFreqFactor, HighFreqFactor float64
-	OriginalMaxPositions                  int
+	Scaling string // "", "linear", "dynamic", "yarn", "longrope" or "llama3"; the rest is set where it has a meaning
+	Factor  float64
+
+	LowFreqFactor, HighFreqFactor float64   // llama3
+	OriginalMaxPositions          int       // of the context before scaling
+	BetaFast, BetaSlow            float64   // yarn
+	Truncate                      bool      // yarn: the range that is blended begins and ends at whole dimensions
+	AttentionFactor               float64   // yarn, longrope: multiplies cosines and sines
+	ShortFactors, LongFactors     []float64 // longrope: divide the frequencies of sequences up to the original context, and of longer ones
 }
 
 // Model is an open checkpoint of a language model.
 type Model struct {
 	config ModelConfig
 	wanted []wanted
-	load   map[string]func() (Tensor, error) // by canonical name
+	load   map[string]func() (Tensor, error) // by name
 	files  []string
 	gguf   *GGUF
 	close  []func() error
-}
-
-// wanted is a tensor that a decoder needs.
-type wanted struct {
-	name  string
-	shape []int
-	why   string // the shape in words: "[heads × d_head, d_model]"
 }
 
 // OpenModel opens a Hugging Face folder (config.json and safetensors, single or sharded) or a .gguf file. All tensors that the
@@ -98,7 +155,8 @@ func hasMagic(path string) bool {
 // Config is what the checkpoint says about the decoder.
 func (m *Model) Config() ModelConfig { return m.config }
 
-// Names lists the decoder's tensors by their canonical Hugging Face names: embeddings, layers, norm, head.
+// Names lists the decoder's parameters by their Hugging Face names: embeddings, layers, norm, head. Where a file fuses several
+// into one tensor they have names of their own (Modules).
 func (m *Model) Names() []string {
 	out := make([]string, len(m.wanted))
 	for i, w := range m.wanted {
@@ -107,8 +165,9 @@ func (m *Model) Names() []string {
 	return out
 }
 
-// Tensor gives one tensor by its canonical name. Shapes are Hugging Face's: [out, in] for a projection.
-// From safetensors it is a view with the file's dtype; from GGUF a fresh F32 tensor, de-quantised, q and k rows in Hugging Face's order.
+// Tensor gives one parameter by its name. A projection is [out, in] whatever the file has, and a norm's weight is what it
+// multiplies by: 1 is added where a family stores it so. From safetensors it has the file's dtype, and is a view unless rows had
+// to be put in order; from GGUF it is a fresh F32 tensor, de-quantised, q and k rows in Hugging Face's order.
 func (m *Model) Tensor(name string) (Tensor, error) {
 	load, ok := m.load[name]
 	if !ok {
@@ -129,7 +188,7 @@ func (m *Model) GGUF() *GGUF { return m.gguf }
 // over the files: an import does it once, a worker that trusts the digest does not.
 func (m *Model) CheckFinite() error {
 	for _, w := range m.wanted {
-		if w.name == headName && m.config.TiedEmbeddings {
+		if w.role == roleHead && m.config.TiedEmbeddings {
 			continue
 		}
 		t, err := m.Tensor(w.name)

@@ -80,10 +80,10 @@ func TestAModelFolderIsRefusedWhenItsConfigurationIsNotReadable(t *testing.T) {
 		change object
 		want   string
 	}{
-		"an unknown family":                 {object{"model_type": "mamba"}, `model_type "mamba" is not supported; supported: llama`},
-		"no family":                         {object{"model_type": nil}, `model_type "" is not supported; supported: llama`},
+		"an unknown family":                 {object{"model_type": "mamba"}, `model_type "mamba" is not supported; supported: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3, olmo2, gpt2, gpt_neox, gptj, phi`},
+		"no family":                         {object{"model_type": nil}, `model_type "" is not supported; supported: llama, mistral`},
 		"a family that is no string":        {object{"model_type": 3}, "model_type is 3; expected a string"},
-		"no width":                          {object{"hidden_size": nil}, "hidden_size is missing; expected a whole number of at least 1"},
+		"no width":                          {object{"hidden_size": nil}, "tensor model.embed_tokens.weight has the shape [24 32]; it should be [24 4096], that is [vocab, d_model]"},
 		"a width of zero":                   {object{"hidden_size": 0}, "hidden_size is 0"},
 		"a negative number of layers":       {object{"num_hidden_layers": -1}, "num_hidden_layers is -1"},
 		"a broken number of layers":         {object{"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"},
@@ -94,16 +94,19 @@ func TestAModelFolderIsRefusedWhenItsConfigurationIsNotReadable(t *testing.T) {
 		"key/value heads that do not fit":   {object{"num_key_value_heads": 3}, "a number of key/value heads that divides the heads"},
 		"another number of heads":           {object{"num_attention_heads": 8}, "tensor model.layers.0.self_attn.q_proj.weight has the shape [32 32]; it should be [64 32], that is [heads × d_head, d_model]"},
 		"an odd head":                       {object{"head_dim": 7}, "the heads have 7 dimensions"},
-		"another activation":                {object{"hidden_act": "gelu"}, `hidden_act "gelu" is not supported; supported: silu`},
+		"another activation":                {object{"hidden_act": "mish"}, `activation function "mish" is not supported; supported: silu`},
 		"an epsilon of zero":                {object{"rms_norm_eps": 0}, "epsilon"},
 		"biases that are not there":         {object{"attention_bias": true}, "missing tensors: model.layers.0.self_attn.q_proj.bias"},
 		"an untied head that is not there":  {object{"tie_word_embeddings": false}, "missing tensors: lm_head.weight (tie_word_embeddings is false, so the head needs weights of its own)"},
 		"packed weights":                    {object{"quantization_config": object{"quant_method": "gptq"}}, `quantization_config.quant_method "gptq" is not supported`},
 		"half a rotation":                   {object{"partial_rotary_factor": 0.5}, `partial_rotary_factor "0.5"`},
 		"a rotation without a base":         {object{"rope_theta": 0}, "rope_theta is 0; expected a number above 0"},
-		"yarn":                              {object{"rope_scaling": object{"rope_type": "yarn", "factor": 4}}, `rope scaling "yarn" is not supported; supported: none, default, llama3`},
-		"linear, in the old spelling":       {object{"rope_scaling": object{"type": "linear", "factor": 4}}, `rope scaling "linear"`},
-		"dynamic, in the new place":         {object{"rope_scaling": nil, "rope_parameters": object{"rope_type": "dynamic", "rope_theta": 1e4}}, `rope scaling "dynamic"`},
+		"an unknown scaling":                {object{"rope_scaling": object{"rope_type": "spiral", "factor": 4}}, `rope scaling "spiral" is not supported; supported: none, default, linear, dynamic, yarn, longrope, llama3`},
+		"linear without a factor":           {object{"rope_scaling": object{"type": "linear"}}, "rope_scaling.factor is missing; expected a number above 0, as rope scaling linear needs"},
+		"dynamic without a factor":          {object{"rope_scaling": nil, "rope_parameters": object{"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_parameters.factor is missing"},
+		"longrope without its factors":      {object{"rope_scaling": object{"rope_type": "longrope"}}, "one number above 0 for each pair of dimensions"},
+		"a layer too few":                   {object{"num_hidden_layers": 1}, "the configuration says 1 layers and the weights have model.layers.1."},
+		"experts":                           {object{"num_local_experts": 8}, `mixture of experts "8 experts" is not supported`},
 		"llama3 without a factor":           {scaling(object{"factor": nil}), "rope_scaling.factor is missing; expected a number above 0"},
 		"llama3 with crossed frequencies":   {scaling(object{"high_freq_factor": 1}), "rope_scaling.high_freq_factor is 1; expected more than low_freq_factor"},
 		"llama3 without an original length": {scaling(object{"original_max_position_embeddings": nil}), "rope_scaling.original_max_position_embeddings is missing"},
@@ -139,8 +142,14 @@ func TestConfigurationsOfAllSpellingsAreRead(t *testing.T) {
 		change object
 		check  func(t *testing.T, got checkpoint.ModelConfig)
 	}{
-		"no scaling":               {object{"rope_scaling": nil}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, plain, got.Rope) }},
-		"the default, by name":     {object{"rope_scaling": object{"rope_type": "default"}}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, plain, got.Rope) }},
+		"no scaling":           {object{"rope_scaling": nil}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, plain, got.Rope) }},
+		"the default, by name": {object{"rope_scaling": object{"rope_type": "default"}}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, plain, got.Rope) }},
+		"linear, in the old spelling": {object{"rope_scaling": object{"type": "linear", "factor": 4}}, func(t *testing.T, got checkpoint.ModelConfig) {
+			require.Equal(t, checkpoint.Rope{Theta: 5e5, Scaling: "linear", Factor: 4}, got.Rope)
+		}},
+		"yarn, with its defaults": {object{"rope_scaling": object{"rope_type": "yarn", "factor": 4}, "max_position_embeddings": 64}, func(t *testing.T, got checkpoint.ModelConfig) {
+			require.Equal(t, checkpoint.Rope{Theta: 5e5, Scaling: "yarn", Factor: 4, OriginalMaxPositions: 64, BetaFast: 32, BetaSlow: 1, Truncate: true, AttentionFactor: 0.1*math.Log(4) + 1}, got.Rope)
+		}},
 		"llama3 as rope_type":      {object{"rope_scaling": with(object{"rope_type": "llama3"})}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, llama3, got.Rope) }},
 		"llama3 as type":           {object{"rope_scaling": with(object{"type": "llama3"})}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, llama3, got.Rope) }},
 		"llama3 as rope_parameter": {object{"rope_scaling": nil, "rope_theta": nil, "rope_parameters": with(object{"rope_type": "llama3", "rope_theta": 5e5})}, func(t *testing.T, got checkpoint.ModelConfig) { require.Equal(t, llama3, got.Rope) }},

@@ -39,7 +39,7 @@ func (m *Model) layerWeights(s *scope, n int) *layer {
 		q:        load(f.q, c.AttentionBias),
 		k:        load(f.k, c.AttentionBias),
 		v:        load(f.v, c.AttentionBias),
-		o:        load(f.o, c.AttentionBias),
+		o:        load(f.o, c.OutputBias),
 		gate:     load(f.gate, c.MLPBias),
 		up:       load(f.up, c.MLPBias),
 		down:     load(f.down, c.MLPBias),
