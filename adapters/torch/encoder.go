@@ -5,10 +5,7 @@ import "C"
 
 import (
 	"fmt"
-	"math"
 	"unsafe"
-
-	lib "github.com/sugarme/gotch/libtch"
 )
 
 // firings is what fires in a chunk of tokens; it is good until the next chunk.
@@ -20,10 +17,11 @@ type firings struct {
 	latentStride, valueStride int // 0: tokens lie end to end, at starts
 	starts                    []int
 
-	undo  tensor // what undoes the normalisation: encoder's own
-	undo2 tensor
-	dense tensor // composed: activations, [tokens, d_sae]
-	stats []float32
+	undo      tensor // what undoes the normalisation: encoder's own
+	undo2     tensor
+	dense     tensor // composed: activations, [tokens, d_sae]; nil where only the sparse form is there
+	predicted tensor // temporal: the codes that attention foresees, [tokens, d_sae]
+	stats     []float32
 }
 
 func (f *firings) token(i int) (latents []uint32, values []float32) {
@@ -35,8 +33,8 @@ func (f *firings) token(i int) (latents []uint32, values []float32) {
 	return f.latents[i*f.latentStride:][:n], f.values[i*f.valueStride:][:n]
 }
 
-// encoder is the SAE's arithmetic, again twice: fusedEncoder for the CPU, composedEncoder of
-// libtorch's operations for any device.
+// encoder is the SAE's arithmetic, again twice: fusedEncoder for the CPU and the architectures that
+// nearly all SAEs have, composedEncoder of libtorch's operations for any device and architecture.
 type encoder interface {
 	fire(s *scope, x tensor) *firings                 // x: [tokens, d_in]
 	dense(s *scope, f *firings) tensor                // [tokens, d_sae]
@@ -77,11 +75,7 @@ func (e *fusedEncoder) fire(s *scope, x tensor) *firings {
 	if s.err != nil {
 		return nil
 	}
-	var shift tensor
-	if c.ApplyBDecToInput {
-		shift = a.bDec
-	}
-	C.fm_sae_input(pointer(u), stats.cfloats(), pointer(x), optional(shift), C.int64_t(n), C.int64_t(c.DIn), C.int(a.mode), C.int(e.threads))
+	C.fm_sae_input(pointer(u), stats.cfloats(), pointer(x), optional(a.shift), C.int64_t(n), C.int64_t(c.DIn), C.int(a.mode), C.int(e.threads))
 	s.mmInto(z, u, a.wEnc)
 	if s.err != nil {
 		return nil
@@ -124,7 +118,7 @@ func (e *fusedEncoder) decode(s *scope, dense tensor, f *firings) tensor {
 	if s.err != nil {
 		return nil
 	}
-	C.fm_sae_output(pointer(out), cfloats(f.stats), C.int64_t(n), C.int64_t(width), C.int(a.mode), C.int(e.threads))
+	C.fm_sae_output(pointer(out), cfloats(f.stats), C.int64_t(n), C.int64_t(width), C.int(a.undo), C.int(e.threads))
 	return out
 }
 
@@ -135,87 +129,3 @@ func (e *fusedEncoder) norms(s *scope, x tensor, out []float32) {
 	shape := shapeOf(x)
 	C.fm_row_norms(cfloats(out), pointer(x), C.int64_t(shape[0]), C.int64_t(shape[1]), C.int(e.threads))
 }
-
-type composedEncoder struct{ a *SAE }
-
-func (e *composedEncoder) fire(s *scope, x tensor) *firings {
-	a := e.a
-	f := &firings{}
-	u := x
-	switch a.mode {
-	case constantNorm:
-		factor := s.mulScalar(s.reciprocal(s.rowNorms(x)), math.Sqrt(float64(a.config.DIn)))
-		u, f.undo = s.mul(x, factor), factor
-	case layerNorm:
-		mean := s.meanLast(x)
-		centred := s.sub(x, mean)
-		deviation := s.stdLast(centred)
-		u, f.undo, f.undo2 = s.div(centred, s.addScalar(deviation, 1e-5)), deviation, mean
-	}
-	if a.config.ApplyBDecToInput {
-		u = s.sub(u, a.bDec)
-	}
-	z := s.add(s.mm(u, a.wEnc), a.bEnc)
-	if a.scale != nil {
-		z = s.mul(z, a.scale)
-	}
-	z = s.relu(z)
-	fires := s.greaterThan(z, 0)
-	switch {
-	case a.threshold != nil:
-		fires = s.binary("gt", lib.AtgGtTensor, z, a.threshold)
-	case a.k() > 0:
-		// Among equals at the k-th place the lowest latents come first: count them in order.
-		last := s.largest(z, a.k())
-		larger := s.binary("gt", lib.AtgGtTensor, z, last)
-		equal := s.binary("eq", lib.AtgEqTensor, z, last)
-		room := s.addScalar(s.neg(s.sumLast(larger)), float64(a.k()))
-		chosen := s.binary("logical_and", lib.AtgLogicalAnd, equal, s.binary("le", lib.AtgLeTensor, s.cumsumLast(equal), room))
-		fires = s.binary("logical_and", lib.AtgLogicalAnd, fires, s.binary("logical_or", lib.AtgLogicalOr, larger, chosen))
-	}
-	f.dense = s.mul(z, fires)
-	e.readSparse(s, f, fires)
-	return f
-}
-
-// readSparse brings coordinates and values to the host: nonzero lists them by token, then latent.
-func (e *composedEncoder) readSparse(s *scope, f *firings, fires tensor) {
-	at := s.nonzero(fires)
-	values := s.masked(f.dense, fires)
-	if s.err != nil {
-		return
-	}
-	n := shapeOf(at)[0]
-	pairs := make([]int64, 2*n)
-	s.readInts(at, pairs)
-	f.values = make([]float32, n)
-	s.read(values, f.values)
-	tokens := int(shapeOf(f.dense)[0])
-	f.counts, f.starts, f.latents = make([]int32, tokens), make([]int, tokens), make([]uint32, n)
-	for i := range f.latents {
-		f.counts[pairs[2*i]]++
-		f.latents[i] = uint32(pairs[2*i+1])
-	}
-	for i := 1; i < tokens; i++ {
-		f.starts[i] = f.starts[i-1] + int(f.counts[i-1])
-	}
-}
-
-func (e *composedEncoder) dense(_ *scope, f *firings) tensor { return f.dense }
-
-func (e *composedEncoder) decode(s *scope, dense tensor, f *firings) tensor {
-	a := e.a
-	if a.unscale != nil {
-		dense = s.mul(dense, a.unscale)
-	}
-	y := s.add(s.mm(dense, a.wDec), a.bDec)
-	switch a.mode {
-	case constantNorm:
-		y = s.div(y, f.undo)
-	case layerNorm:
-		y = s.add(s.mul(y, f.undo), f.undo2)
-	}
-	return y
-}
-
-func (e *composedEncoder) norms(s *scope, x tensor, out []float32) { s.read(s.rowNorms(x), out) }

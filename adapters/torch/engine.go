@@ -112,7 +112,7 @@ func (e *Engine) batch(s *scope, ids [][]int32, first int, firstSequence uint32,
 			}
 			norms[first+p.sequence][p.offset] = lengths[r]
 		}
-		e.sae.encode(s, x, b.rows(), func(s *scope, start int64, f *firings) {
+		e.sae.encode(s, x, b, func(s *scope, start int64, _ tensor, f *firings) {
 			began := time.Now()
 			defer func() { e.sparseTime.Add(int64(time.Since(began))) }()
 			for i := range f.counts {

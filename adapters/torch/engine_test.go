@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -40,8 +42,27 @@ func randomSAE(architecture string, latents, k int) *checkpoint.SAE {
 		WEnc: random(1, tinyWidth*latents, 0.2), BEnc: random(2, latents, 0.1),
 		WDec: random(3, tinyWidth*latents, 0.2), BDec: random(4, tinyWidth, 0.1),
 	}
-	if architecture == "jumprelu" {
+	switch architecture {
+	case "jumprelu":
 		s.Threshold = random(5, latents, 0.3)
+	case "gated":
+		s.BEnc, s.BGate, s.BMag, s.RMag = nil, random(2, latents, 0.1), random(5, latents, 0.1), random(6, latents, 0.3)
+	case "matching_pursuit":
+		s.WEnc, s.BEnc, s.Pursuit = nil, nil, &checkpoint.Pursuit{ResidualThreshold: 0.5, MaxIterations: 9, StopOnDuplicateSupport: true}
+		for i := range latents {
+			row := s.WDec[i*tinyWidth:][:tinyWidth]
+			size := norm(row)
+			for j := range row {
+				row[j] /= float32(size)
+			}
+		}
+	case "temporal":
+		s.WEnc, s.BEnc = nil, nil
+		layer := checkpoint.TemporalLayer{
+			KWeight: random(10, latents*latents/4, 0.2), QWeight: random(11, latents*latents/4, 0.2),
+			VWeight: random(12, latents*latents, 0.1), CWeight: random(13, latents*latents, 0.1), CBias: random(14, latents, 0.1),
+		}
+		s.Temporal = &checkpoint.Temporal{Layers: []checkpoint.TemporalLayer{layer}, Heads: 2, BottleneckDim: latents / 4, TopK: k, Lambda: 1.0 / (4 * tinyWidth), Tied: true}
 	}
 	return s
 }
@@ -82,18 +103,42 @@ func plainFirings(s *checkpoint.SAE, x []float32) map[uint32]float64 {
 		z      float64
 	}
 	var fires []candidate
+	u := make([]float64, len(x))
+	for i, v := range x {
+		u[i] = float64(v)
+		if c.ApplyBDecToInput {
+			u[i] -= float64(s.BDec[i])
+		}
+	}
+	if s.Pursuit != nil {
+		return plainPursuit(s, u)
+	}
 	for j := range c.DSAE {
-		z := float64(s.BEnc[j])
-		for i, v := range x {
-			u := float64(v)
-			if c.ApplyBDecToInput {
-				u -= float64(s.BDec[i])
+		z := 0.0
+		for i, v := range u {
+			z += v * float64(s.WEnc[i*c.DSAE+j])
+		}
+		if s.BGate != nil {
+			if z+float64(s.BGate[j]) <= 0 {
+				continue
 			}
-			z += u * float64(s.WEnc[i*c.DSAE+j])
+			z = z*math.Exp(float64(s.RMag[j])) + float64(s.BMag[j])
+		} else {
+			z += float64(s.BEnc[j])
 		}
 		if z > 0 && (s.Threshold == nil || z > float64(s.Threshold[j])) {
 			fires = append(fires, candidate{uint32(j), z})
 		}
+	}
+	if c.Architecture == "groupmax" {
+		best := map[uint32]candidate{}
+		for _, f := range fires {
+			group := f.latent / uint32(c.DSAE/c.K)
+			if f.z > best[group].z {
+				best[group] = f
+			}
+		}
+		fires = slices.Collect(maps.Values(best))
 	}
 	if c.K > 0 && len(fires) > c.K {
 		sort.SliceStable(fires, func(a, b int) bool { return fires[a].z > fires[b].z })
@@ -106,12 +151,41 @@ func plainFirings(s *checkpoint.SAE, x []float32) map[uint32]float64 {
 	return out
 }
 
+func plainPursuit(s *checkpoint.SAE, left []float64) map[uint32]float64 {
+	out := map[uint32]float64{}
+	for range s.Pursuit.MaxIterations {
+		best, most := 0, 0.0
+		for j := range s.Config.DSAE {
+			along := 0.0
+			for i, v := range left {
+				along += v * float64(s.WDec[j*tinyWidth+i])
+			}
+			if along > most {
+				best, most = j, along
+			}
+		}
+		_, again := out[uint32(best)]
+		if most > 0 {
+			out[uint32(best)] += most
+		}
+		size := 0.0
+		for i := range left {
+			left[i] -= most * float64(s.WDec[best*tinyWidth+i])
+			size += left[i] * left[i]
+		}
+		if again || most == 0 || math.Sqrt(size) < s.Pursuit.ResidualThreshold {
+			break
+		}
+	}
+	return out
+}
+
 func TestBatchGivesTheSparsePostingsOfEveryToken(t *testing.T) {
-	for _, architecture := range []string{"standard", "topk", "jumprelu"} {
+	for _, architecture := range []string{"standard", "topk", "jumprelu", "gated", "groupmax", "matching_pursuit"} {
 		t.Run(architecture, func(t *testing.T) {
 			k := 0
-			if architecture == "topk" {
-				k = 9
+			if architecture == "topk" || architecture == "groupmax" {
+				k = 10
 			}
 			source := randomSAE(architecture, 300, k)
 			e := tinyEngine(t, source)
@@ -156,6 +230,35 @@ func TestBatchGivesTheSparsePostingsOfEveryToken(t *testing.T) {
 				require.Equal(t, out.Len(), row)
 			}
 		})
+	}
+}
+
+func TestATemporalSAESeesEachSequenceByItself(t *testing.T) {
+	source := randomSAE("temporal", 64, 7)
+	e := tinyEngine(t, source)
+	sequences := randomSequences(3, 40, 1, 130, 7, 0, 64)
+	a, err := e.model.Activations(t.Context(), sequences, []Hook{claimedHook}, false)
+	require.NoError(t, err)
+	for _, exec := range []executor{e.model.exec, &composed{m: e.model}} { // end to end, and padded
+		e.model.exec = exec
+		var out postings.Columns
+		_, err = e.Batch(t.Context(), sequences, 0, &out)
+		require.NoError(t, err)
+		row := 0
+		for i, ids := range sequences {
+			want, err := e.sae.Encode(t.Context(), a.Hooks[claimedHook][i*a.Seq*tinyWidth:][:len(ids)*tinyWidth], len(ids))
+			require.NoError(t, err)
+			for at, v := range want.Acts {
+				if v == 0 {
+					continue
+				}
+				require.Equal(t, []int{i, at / 64, at % 64}, []int{int(out.Sequence[row]), int(out.Offset[row]), int(out.Latent[row])})
+				require.InDelta(t, v, out.Activation[row], 1e-4)
+				row++
+			}
+		}
+		require.Equal(t, out.Len(), row)
+		require.NotZero(t, row)
 	}
 }
 
@@ -368,7 +471,11 @@ func TestBadInputIsAnErrorThatSaysSo(t *testing.T) {
 	require.ErrorContains(t, err, "d_in 24")
 
 	for config, fact := range map[*checkpoint.SAEConfig]string{
-		{Architecture: "gated"}:                                               "gated",
+		{Architecture: "abstopk", Signed: true}:                               "abstopk",
+		{Architecture: "gated", DIn: 2, DSAE: 3, DOut: 2}:                     "W_dec has 0 values",
+		{Architecture: "groupmax", DSAE: 10, K: 3}:                            "divides d_sae",
+		{Architecture: "standard", Transcoder: true, ApplyBDecToInput: true}:  "transcoder with apply_b_dec_to_input",
+		{Architecture: "standard", Normalization: "constant_scalar_rescale"}:  "outside a temporal SAE",
 		{Architecture: "topk", Signed: true}:                                  "signed",
 		{Architecture: "standard", Normalization: "covariance_whitening"}:     "covariance_whitening",
 		{Architecture: "standard", Normalization: "expected_average_only_in"}: "scaling factor",

@@ -41,6 +41,26 @@ func (s *scope) sqrt(x tensor) tensor   { return s.unary("sqrt", lib.AtgSqrt, x)
 func (s *scope) square(x tensor) tensor { return s.unary("square", lib.AtgSquare, x) }
 func (s *scope) t(x tensor) tensor      { return s.unary("t", lib.AtgT, x) }
 
+// rowMajor is x as one piece of float32 memory.
+func (s *scope) rowMajor(x tensor) tensor {
+	if s.err != nil {
+		return nil
+	}
+	if lib.AtScalarType(x) != float32Type {
+		x = s.op("to", []tensor{x}, func(o *tensor) { lib.AtgToDtype(o, x, float32Type, 0, 0) })
+	}
+	if s.err == nil && rowStride(x) != shapeOf(x)[1] {
+		return s.contiguous(x)
+	}
+	return x
+}
+
+func (s *scope) contiguous(x tensor) tensor { return s.unary("contiguous", lib.AtgContiguous, x) }
+
+func (s *scope) and(a, b tensor) tensor {
+	return s.binary("logical_and", lib.AtgLogicalAnd, a, b)
+}
+
 func (s *scope) reciprocal(x tensor) tensor { return s.unary("reciprocal", lib.AtgReciprocal, x) }
 
 // rowNorms is ‖x‖₂ of each row, [rows, 1].

@@ -64,7 +64,7 @@ func (e *Engine) SelfTest(ctx context.Context, o SelfTestOptions) (extraction.Se
 		}
 	}
 	best.Mismatch = mismatch(best)
-	if l0 := best.L0; l0 != nil && e.sae.k() == 0 && o.PublishedL0 > 0 && *l0 > tooDense*o.PublishedL0 {
+	if l0 := best.L0; l0 != nil && !e.sae.fixedL0() && o.PublishedL0 > 0 && *l0 > tooDense*o.PublishedL0 {
 		best.Warnings = append(best.Warnings, fmt.Sprintf("L0 is %.1f, more than twice the published %.1f", *l0, o.PublishedL0))
 	}
 	return best, nil
@@ -276,9 +276,10 @@ func (e *Engine) measure(s *scope, t *tapScore, x tensor, b *packed, counted [][
 	place := b.places()
 	truth := make([]float32, b.rows()*int64(width))
 	s.read(x, truth)
-	e.sae.encode(s, x, b.rows(), func(s *scope, first int64, f *firings) {
+	e.sae.encode(s, x, b, func(s *scope, first int64, x tensor, f *firings) {
 		guess := make([]float32, len(f.counts)*width)
-		s.read(e.sae.encoder.decode(s, e.sae.encoder.dense(s, f), f), guess)
+		dense := e.sae.encoder.dense(s, f)
+		s.read(e.sae.forward(s, x, dense, e.sae.encoder.decode(s, dense, f), f), guess)
 		if s.err != nil {
 			return
 		}
