@@ -113,7 +113,9 @@ func (g *GGUF) slot(name string, p slot, shape []int) (Tensor, error) {
 	if err != nil {
 		return Tensor{}, err
 	}
-	return Float32Tensor(name, out, shape...), nil
+	t := Float32Tensor(name, out, shape...)
+	t.Fresh = true
+	return t, nil
 }
 
 func (g *GGUF) notReadable(info ggufTensor) error {

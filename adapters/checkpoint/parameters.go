@@ -196,7 +196,7 @@ func (p slot) take(t Tensor, shape []int) (Tensor, error) {
 	switch {
 	case p.whole() && slices.Equal(t.Shape, shape):
 	case p.turned || p.order != nil:
-		t.Data = p.gather(t, shape)
+		t.Data, t.Fresh = p.gather(t, shape), true
 	default:
 		row := len(t.Data) / t.Shape[0]
 		t.Data = t.Data[p.first*row : (p.first+shape[0])*row : (p.first+shape[0])*row]
@@ -213,7 +213,9 @@ func (p slot) take(t Tensor, shape []int) (Tensor, error) {
 	for i, v := range values {
 		out[i] = p.plus + v
 	}
-	return Float32Tensor(t.Name, out, shape...), nil
+	t = Float32Tensor(t.Name, out, shape...)
+	t.Fresh = true
+	return t, nil
 }
 
 func (p slot) gather(t Tensor, shape []int) []byte {

@@ -15,6 +15,7 @@ type Tensor struct {
 	DType DType
 	Shape []int
 	Data  []byte
+	Fresh bool // Data is memory of Go's, made for this tensor: no view of a file
 }
 
 // Elements is the product of the shape: 1 for a scalar.
@@ -36,18 +37,46 @@ func (t Tensor) Float32() ([]float32, error) {
 	if n == 0 {
 		return []float32{}, nil
 	}
-	switch t.DType {
-	case F32:
-		if view, ok := float32View(t.Data); ok {
-			return view, nil
-		}
-	case F16, BF16, F64:
-	default:
-		return nil, &UnsupportedError{Kind: "dtype of tensor " + t.Name, Name: string(t.DType), Supported: floatNames()}
+	if view, err := t.Float32View(); err == nil {
+		return view, nil
 	}
 	out := make([]float32, n)
+	return out, t.ReadFloat32(out)
+}
+
+// Float32View is Data as numbers, without a copy; it is an error unless they are F32 and aligned.
+func (t Tensor) Float32View() ([]float32, error) {
+	if t.DType != F32 {
+		return nil, &UnsupportedError{Kind: "view of tensor " + t.Name + " as", Name: string(t.DType), Supported: []string{string(F32)}}
+	}
+	if _, err := t.checkedElements(); err != nil {
+		return nil, err
+	}
+	view, ok := float32View(t.Data)
+	if !ok {
+		return nil, &FormatError{Fact: "tensor " + t.Name + " is not aligned to 4 bytes"}
+	}
+	return view, nil
+}
+
+// ReadFloat32 converts all values into out, as Float32 does, on all cores.
+func (t Tensor) ReadFloat32(out []float32) error {
+	n, err := t.checkedElements()
+	if err != nil {
+		return err
+	}
+	if !t.DType.isFloat() {
+		return &UnsupportedError{Kind: "dtype of tensor " + t.Name, Name: string(t.DType), Supported: floatNames()}
+	}
+	if len(out) < n {
+		return &FormatError{Fact: fmt.Sprintf("tensor %s has %d values and there is room for %d", t.Name, n, len(out))}
+	}
+	if view, err := t.Float32View(); err == nil {
+		inParallel(n, func(from, to int) { copy(out[from:to], view[from:to]) })
+		return nil
+	}
 	inParallel(n, func(from, to int) { convertFloats(t.DType, t.Data, out, from, to) })
-	return out, nil
+	return nil
 }
 
 // Int64 gives the values of an integer or boolean tensor as int64. A U64 above 2⁶³−1 is an error.
