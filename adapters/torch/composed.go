@@ -4,7 +4,8 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// composed computes with libtorch's own operations.
+// composed computes with libtorch's own operations. Where a model's dtype is not float32 it rounds where
+// transformers does: norms and rotation angles are computed in float32, all else is in the model's dtype.
 type composed struct {
 	m        *Model
 	cos, sin tensor // [tokens, d_head], of the batch in hand
@@ -16,7 +17,7 @@ func (e *composed) begin(s *scope, b *packed) {
 	half := int64(len(e.m.inverse))
 	tokens := int64(b.longest())
 	cos, sin := rotation(e.m.inverse, int(tokens))
-	c, n := s.floats(cos, tokens, half), s.floats(sin, tokens, half)
+	c, n := e.m.typed(s, s.floats(cos, tokens, half)), e.m.typed(s, s.floats(sin, tokens, half))
 	e.cos, e.sin = s.cat(-1, c, c), s.cat(-1, n, n)
 }
 
@@ -28,10 +29,11 @@ func (e *composed) embed(s *scope, b *packed, table weight) tensor {
 	return s.rows(table.t, s.ints(ids, int64(len(ids))))
 }
 
-// norm is LlamaRMSNorm: weight · (x · rsqrt(mean(x²) + eps)).
+// norm is LlamaRMSNorm: weight · (x · rsqrt(mean(x²) + eps)), in float32 but for the weight.
 func (e *composed) norm(s *scope, x tensor, w weight) tensor {
+	x = s.float32(x)
 	scale := s.rsqrt(s.addScalar(s.meanLast(s.square(x)), e.m.config.NormEps))
-	return s.mul(w.t, s.mul(x, scale))
+	return s.mul(w.t, e.m.typed(s, s.mul(x, scale)))
 }
 
 func (e *composed) project(s *scope, x tensor, w linear) tensor {

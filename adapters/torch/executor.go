@@ -16,7 +16,7 @@ type executor interface {
 }
 
 func newExecutor(m *Model, d device) executor {
-	if d == cpu {
+	if d == cpu && m.runtime.dtype == float32Type {
 		return &fused{m: m, threads: m.runtime.profile.Threads}
 	}
 	return &composed{m: m}

@@ -97,7 +97,7 @@ func (m *Model) forward(s *scope, b *packed, wanted map[Hook]bool, logits bool, 
 	x := exec.embed(s, b, m.embedding)
 	tap := func(s *scope, l int, p Point, t tensor) {
 		if h := (Hook{l, p}); wanted[h] && s.err == nil {
-			visit(s, h, t)
+			visit(s, h, s.float32(t))
 		}
 	}
 	for l := 0; l < m.config.Layers && (Hook{l, ResidPre}).stages() <= last; l++ {

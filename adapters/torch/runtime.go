@@ -26,7 +26,15 @@ import (
 // Options say what a runtime computes with.
 type Options struct {
 	Device  string // "cpu" (also "") or "cuda:N"
+	DType   string // of a model's weights and forward pass: "float32" (also ""), "bfloat16" or "float16"; SAEs are float32
 	Threads int    // of one operation on the CPU; 0 = all cores that the process may use
+}
+
+// DTypeError is a dtype that nothing is computed in.
+type DTypeError struct{ DType string }
+
+func (e *DTypeError) Error() string {
+	return fmt.Sprintf("dtype %q is not known; it is float32, bfloat16 or float16", e.DType)
 }
 
 // DeviceError says that a device cannot be had, and why.
@@ -43,6 +51,7 @@ var ErrClosed = errors.New("the libtorch runtime is closed")
 type Runtime struct {
 	profile extraction.ComputeProfile
 	device  device
+	dtype   int32 // of models
 	work    chan func()
 	stop    chan struct{}
 	done    chan struct{}
@@ -56,13 +65,20 @@ func Start(o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.DType == "" {
+		o.DType = "float32"
+	}
+	dtype, ok := map[string]int32{"float32": float32Type, "bfloat16": bfloat16Type, "float16": float16Type}[o.DType]
+	if !ok {
+		return nil, &DTypeError{DType: o.DType}
+	}
 	if o.Threads < 0 {
 		return nil, fmt.Errorf("threads: %d, want 1 or more (0 = all cores)", o.Threads)
 	}
 	if o.Threads == 0 {
 		o.Threads = runtime.NumCPU()
 	}
-	r := &Runtime{device: d, work: make(chan func()), stop: make(chan struct{}), done: make(chan struct{})}
+	r := &Runtime{device: d, dtype: dtype, work: make(chan func()), stop: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error)
 	go r.loop(o, started)
 	if err := <-started; err != nil {
@@ -114,7 +130,7 @@ func (r *Runtime) setUp(o Options) error {
 	}
 	r.profile = extraction.ComputeProfile{
 		Device:   r.device.description(),
-		DType:    "float32",
+		DType:    o.DType,
 		Threads:  int(C.fm_threads()),
 		ISA:      C.GoString(C.fm_kernels_isa()),
 		Libtorch: goString(C.fm_libtorch_version()),

@@ -18,8 +18,11 @@ type tensor = lib.Ctensor
 
 // gotch's numbers of the dtypes that we use.
 const (
-	int64Type   int32 = 4
-	float32Type int32 = 6
+	int64Type    int32 = 4
+	float16Type  int32 = 5
+	float32Type  int32 = 6
+	float64Type  int32 = 7
+	bfloat16Type int32 = 15
 )
 
 // scope owns every tensor that is made in it, and frees them all at its end: the garbage collector
@@ -170,6 +173,8 @@ func shapeOf(t tensor) []int64 {
 	return shape
 }
 
+func dtypeOf(t tensor) int32 { return lib.AtScalarType(t) }
+
 // rowStride is the distance of two rows of a matrix, in elements.
 func rowStride(t tensor) int64 {
 	strides := make([]int64, lib.AtDim(t))
@@ -234,9 +239,33 @@ func (s *scope) toDevice(t tensor) tensor {
 	return moved
 }
 
-// read copies a float32 tensor's values into dst, from whatever device.
+// converted is t in another dtype: t itself where it has that already, unless there must be a copy.
+func (s *scope) converted(t tensor, dtype int32, mustCopy bool) tensor {
+	var always int32
+	if mustCopy {
+		always = 1
+	}
+	return s.op("to", []tensor{t}, func(out *tensor) { lib.AtgToDtype(out, t, dtype, 0, always) })
+}
+
+// float32 is t, converted where it is not float32 already.
+func (s *scope) float32(t tensor) tensor {
+	if s.err != nil || dtypeOf(t) == float32Type {
+		return t
+	}
+	return s.converted(t, float32Type, false)
+}
+
+// read copies a tensor's values as float32 into dst, from whatever device.
 func (s *scope) read(t tensor, dst []float32) {
 	if s.err != nil || len(dst) == 0 {
+		return
+	}
+	if typed := s.float32(t); typed != t {
+		t = typed
+		defer s.drop(t)
+	}
+	if s.err != nil {
 		return
 	}
 	lib.AtCopyData(t, unsafe.Pointer(&dst[0]), uint(len(dst)), 4)
