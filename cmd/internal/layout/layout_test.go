@@ -52,7 +52,7 @@ func ours(path, dir string) bool {
 var builtOn = map[string][]string{
 	"adapters/torch":     {"adapters/checkpoint", "adapters/postings"},
 	"adapters/tokenizer": {"adapters/checkpoint"},
-	"adapters/library":   {"adapters/blob", "adapters/checkpoint", "adapters/corpus", "adapters/tokenizer"},
+	"adapters/library":   {"adapters/blob", "adapters/checkpoint", "adapters/corpus", "adapters/hub", "adapters/tokenizer"},
 	"adapters/worker":    {"adapters/blob", "adapters/corpus", "adapters/library", "adapters/postings"},
 	"adapters/kafka":     {"adapters/embedded"}, // kafkatest starts the embedded broker
 	"adapters/relay":     {"adapters/kafka"},
