@@ -66,25 +66,6 @@ func TestActivationsTakesPaddingOnEitherSide(t *testing.T) {
 	require.Equal(t, make([]float32, 160), none)
 }
 
-func TestEncodeWritesWhatSAELensComputes(t *testing.T) {
-	out := filepath.Join(t.TempDir(), "y.safetensors")
-	for name, flags := range map[string][]string{
-		"topk-none":                         nil,
-		"jumprelu-expected_average_only_in": {"--scaling-factor", "0.31"},
-		"standard-none-fold":                {"--fold", "decoder-norm"},
-		"topk-layer_norm-rescale":           {"--threads", "1"},
-	} {
-		golden := torchGoldens + "sae/" + name + ".golden.safetensors"
-		require.NoError(t, run(t.Context(), append([]string{"encode", "--sae", torchGoldens + "sae/" + name, "--in", golden, "--out", out}, flags...)))
-		for _, tensor := range []string{"acts", "decode", "recon"} {
-			want, wantShape := tensorOf(t, golden, tensor)
-			got, shape := tensorOf(t, out, tensor)
-			require.Equal(t, wantShape, shape)
-			require.Less(t, relative(t, got, want), 5e-5, "%s of %s", tensor, name)
-		}
-	}
-}
-
 func TestBadInputIsOneClearLine(t *testing.T) {
 	dir := t.TempDir()
 	holed := filepath.Join(dir, "holed.safetensors")
@@ -104,7 +85,7 @@ func TestBadInputIsOneClearLine(t *testing.T) {
 		"3 layers, 0 to 2":                          activations(golden, "blocks.7.hook_mlp_out"),
 		"attention_mask has a hole before column 2": activations(holed, "blocks.1.hook_mlp_out"),
 		"input_ids":                                 activations(flat, "blocks.1.hook_mlp_out"),
-		"want [n, d_in]":                            {"encode", "--sae", torchGoldens + "sae/topk-none", "--in", flat, "--out", out},
+		"want [n, 24]":                              {"encode", "--sae", torchGoldens + "sae/topk-none", "--in", flat, "--out", out},
 		"scaling factor":                            {"encode", "--sae", torchGoldens + "sae/topk-expected_average_only_in", "--in", torchGoldens + "sae/topk-none.golden.safetensors", "--out", out},
 		"cannot be folded":                          {"encode", "--sae", torchGoldens + "sae/topk-none", "--fold", "decoder-norm", "--in", torchGoldens + "sae/topk-none.golden.safetensors", "--out", out},
 		"--hooks":                                   {"activations", "--model", "x", "--in", "y", "--out", "z"},

@@ -41,12 +41,8 @@ func withModel(ctx context.Context, r *torch.Runtime, path string, f func(*torch
 }
 
 // withSAE opens an SAE, folds what is asked for, and closes it again.
-func withSAE(ctx context.Context, r *torch.Runtime, path, fold string, scalingFactor *float64, f func(*torch.SAE) error) (err error) {
-	var options []checkpoint.SAEOption
-	if scalingFactor != nil {
-		options = append(options, checkpoint.WithScalingFactor(*scalingFactor))
-	}
-	source, err := checkpoint.OpenSAE(path, options...)
+func withSAE(ctx context.Context, r *torch.Runtime, path, fold string, facts checkpoint.SAEOption, f func(*torch.SAE) error) (err error) {
+	source, err := checkpoint.OpenSAE(path, facts)
 	if err != nil {
 		return err
 	}
