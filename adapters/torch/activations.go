@@ -10,7 +10,8 @@ import (
 type Activations struct {
 	Batch, Seq int
 	DModel     int
-	Hooks      map[Hook][]float32 // [Batch, Seq, DModel]
+	Hooks      map[Hook][]float32 // [Batch, Seq, Width]
+	Widths     map[Hook]int       // DModel but for a few hooks (Model.Width)
 	Vocab      int
 	Logits     []float32 // [Batch, Seq, Vocab], nil unless asked for
 }
@@ -28,12 +29,13 @@ func (m *Model) Activations(ctx context.Context, sequences [][]int32, hooks []Ho
 	if err := checkIDs(sequences, m.config.Vocab); err != nil {
 		return Activations{}, err
 	}
-	a := Activations{Batch: len(sequences), DModel: m.config.DModel, Hooks: map[Hook][]float32{}, Vocab: m.config.Vocab}
+	a := Activations{Batch: len(sequences), DModel: m.config.DModel, Hooks: map[Hook][]float32{}, Widths: map[Hook]int{}, Vocab: m.config.Vocab}
 	for _, ids := range sequences {
 		a.Seq = max(a.Seq, len(ids))
 	}
 	for h := range wanted {
-		a.Hooks[h] = make([]float32, a.Batch*a.Seq*a.DModel)
+		a.Widths[h] = m.Width(h)
+		a.Hooks[h] = make([]float32, a.Batch*a.Seq*a.Widths[h])
 	}
 	if logits {
 		a.Logits = make([]float32, a.Batch*a.Seq*a.Vocab)
@@ -54,14 +56,15 @@ func (m *Model) activate(s *scope, sequences [][]int32, first int, wanted map[Ho
 	if b.rows() == 0 {
 		return nil
 	}
-	rows := make([]float32, b.rows()*int64(a.DModel))
+	rows := make([]float32, b.rows()*int64(max(a.DModel, m.config.DFF, m.config.Heads*m.config.DHead)))
 	m.forward(s, b, wanted, a.Logits != nil, func(s *scope, h Hook, x tensor) {
 		if h.Point == "" {
 			m.readLogits(s, b, first, x, a)
 			return
 		}
-		s.read(x, rows)
-		b.spread(rows, a.DModel, a.Hooks[h], first, a.Seq)
+		width := a.Widths[h]
+		s.read(x, rows[:b.rows()*int64(width)])
+		b.spread(rows, width, a.Hooks[h], first, a.Seq)
 	})
 	return s.err
 }
@@ -74,7 +77,13 @@ func (m *Model) readLogits(s *scope, b *packed, first int, x tensor, a *Activati
 	for start := int64(0); start < b.rows() && s.alive(); start += chunk {
 		n := min(chunk, b.rows()-start)
 		s.inner(func(s *scope) tensor {
-			logits := s.mm(s.narrow(x, 0, start, n), head.turn)
+			logits := s.mm(s.narrow(x, 0, start, n), head.weight.turn)
+			if head.bias.t != nil {
+				logits = s.add(logits, head.bias.t)
+			}
+			if c := m.config.LogitSoftcap; c > 0 {
+				logits = s.softcap(logits, c)
+			}
 			s.read(logits, rows[start*int64(a.Vocab):(start+n)*int64(a.Vocab)])
 			return nil
 		})

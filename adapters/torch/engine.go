@@ -21,12 +21,12 @@ type Engine struct {
 
 // WidthError is an SAE that does not fit the model.
 type WidthError struct {
-	Hook        Hook
-	DIn, DModel int
+	Hook       Hook
+	DIn, Width int
 }
 
 func (e *WidthError) Error() string {
-	return fmt.Sprintf("the SAE reads vectors of d_in %d, but %s has d_model %d: it belongs to another model", e.DIn, e.Hook, e.DModel)
+	return fmt.Sprintf("the SAE reads vectors of d_in %d, but %s has %d numbers a token: it belongs to another model or hook", e.DIn, e.Hook, e.Width)
 }
 
 // NonFiniteError is a NaN or an infinity where there must be numbers.
@@ -47,8 +47,8 @@ func NewEngine(m *Model, a *SAE, h Hook) (*Engine, error) {
 	if err := m.Check(h); err != nil {
 		return nil, err
 	}
-	if a.config.DIn != m.config.DModel {
-		return nil, &WidthError{Hook: h, DIn: a.config.DIn, DModel: m.config.DModel}
+	if width := m.Width(h); a.config.DIn != width {
+		return nil, &WidthError{Hook: h, DIn: a.config.DIn, Width: width}
 	}
 	return &Engine{model: m, sae: a, hook: h}, nil
 }

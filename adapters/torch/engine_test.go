@@ -454,7 +454,7 @@ func TestBadInputIsAnErrorThatSaysSo(t *testing.T) {
 	_, err := ParseHook("blocks.8.hook_z")
 	var unknown *HookError
 	require.ErrorAs(t, err, &unknown)
-	require.ErrorContains(t, err, "known are blocks.L.hook_resid_pre")
+	require.ErrorContains(t, err, "known are hook_embed, blocks.L.hook_resid_pre")
 
 	_, err = m.Activations(ctx, [][]int32{{1}}, []Hook{{Layer: 3, Point: ResidPost}}, false)
 	require.EqualError(t, err, "hook blocks.3.hook_resid_post: the model has 3 layers, 0 to 2")

@@ -1,62 +1,74 @@
 package torch
 
 import (
-	"fmt"
+	"maps"
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/featuremill/featuremill/adapters/checkpoint"
 )
 
-// family is one row of the table of decoders: how its checkpoints name their weights, and what may
-// vary. %d is the layer. A new family is a new row, and a new column where it does what no row did.
-type family struct {
-	name        string
-	activations []string // of the gated MLP
-	embedding   string
-	finalNorm   string
-	head        string // absent when embeddings are tied
-	attnNorm    string // RMSNorm before attention
-	q, k, v, o  string
-	mlpNorm     string // RMSNorm before the MLP
-	gate, up    string
-	down        string
-}
-
-func families() []family {
-	return []family{
-		{
-			name:        "llama",
-			activations: []string{"silu", "swish"},
-			embedding:   "model.embed_tokens",
-			finalNorm:   "model.norm",
-			head:        "lm_head",
-			attnNorm:    "model.layers.%d.input_layernorm",
-			q:           "model.layers.%d.self_attn.q_proj",
-			k:           "model.layers.%d.self_attn.k_proj",
-			v:           "model.layers.%d.self_attn.v_proj",
-			o:           "model.layers.%d.self_attn.o_proj",
-			mlpNorm:     "model.layers.%d.post_attention_layernorm",
-			gate:        "model.layers.%d.mlp.gate_proj",
-			up:          "model.layers.%d.mlp.up_proj",
-			down:        "model.layers.%d.mlp.down_proj",
-		},
-	}
-}
-
-// familyOf finds the row and checks that this checkpoint stays inside it.
-func familyOf(c checkpoint.ModelConfig) (family, error) {
-	var names []string
-	for _, f := range families() {
-		names = append(names, f.name)
-		if f.name != c.Family {
-			continue
+// moduleStages says what Hugging Face's modules of a family read and write, by "layers.*.mlp.input", "layers.*.mlp.output" and
+// "layers.*.mlp" for the latter. It follows from where the parts stand, so the table of names in checkpoint is the only one.
+func moduleStages(c checkpoint.ModelConfig) map[string]stage {
+	names := c.Modules()
+	out := map[string]stage{}
+	add := func(module string, input, output stage) {
+		if output != stages {
+			out[module], out[module+".output"] = output, output
 		}
-		if !slices.Contains(f.activations, c.HiddenAct) {
-			return family{}, &checkpoint.UnsupportedError{Kind: "activation function", Name: c.HiddenAct, Supported: f.activations}
+		if input != stages {
+			out[module+".input"] = input
 		}
-		return f, nil
 	}
-	return family{}, &checkpoint.UnsupportedError{Kind: "model family", Name: c.Family, Supported: names}
+	layer := func(part string, input, output stage) {
+		if part != "" {
+			add(names.Layers+".*."+part, input, output)
+		}
+	}
+	const none = stages
+	before := atResidMid // what the MLP's norm reads
+	if c.Parallel {
+		before = atResidPre
+	}
+	add(names.Embedding, none, atEmbedding)
+	add(names.Layers+".*", atResidPre, atResidPost)
+	layer(names.AttnNorm, atResidPre, atAttnIn)
+	layer(names.Attn, atAttnIn, atAttn)
+	for _, part := range []string{names.Q, names.K, names.V, names.QKV} {
+		layer(part, atAttnIn, none)
+	}
+	layer(names.O, atZ, atAttn)
+	layer(names.AttnPostNorm, atAttn, atAttnOut)
+	layer(names.MLPNorm, before, atMLPIn)
+	layer(names.MLP, atMLPIn, atMLP)
+	for _, part := range []string{names.Gate, names.Up, names.GateUp} {
+		layer(part, atMLPIn, none)
+	}
+	if !c.Gated {
+		layer(names.Act, none, atMLPPost)
+	}
+	layer(names.Down, atMLPPost, atMLP)
+	layer(names.MLPPostNorm, atMLP, atMLPOut)
+	return out
 }
 
-func layerName(pattern string, layer int) string { return fmt.Sprintf(pattern, layer) }
+// moduleNames lists them for people.
+func (m *Model) moduleNames() []string {
+	names := slices.Sorted(maps.Keys(m.modules))
+	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, ".output") })
+	for i, n := range names {
+		names[i] = strings.Replace(n, "*", "L", 1)
+	}
+	return names
+}
+
+// fusedFits says whether the kernels of our own compute this decoder.
+func fusedFits(c checkpoint.ModelConfig) bool {
+	plainScale := math.Abs(c.AttentionScale*math.Sqrt(float64(c.DHead))-1) < 1e-12
+	return c.Norm == checkpoint.RMSNorm && c.PreNorms && !c.PostNorms && c.QKNorm == "" && !c.Parallel && c.Gated &&
+		!c.LearnedPositions && c.EmbeddingScale == 1 && plainScale && !c.ScaleByLayer && c.AttentionSoftcap == 0 &&
+		c.Rotary == c.DHead && !c.RotaryPairs && c.LocalRope == nil && c.Window == 0 && !bySequence(c.Rope) &&
+		(c.HiddenAct == "silu" || c.HiddenAct == "swish")
+}

@@ -15,15 +15,22 @@ import (
 type fused struct {
 	m        *Model
 	threads  int
+	inverse  []float32
+	scale    float32   // of cosines and sines
 	cos, sin []float32 // [positions, d_head/2], grown as needed
 }
 
 func (*fused) padded() bool { return false }
 
 func (e *fused) begin(_ *scope, b *packed) {
-	half := len(e.m.inverse)
-	if have := len(e.cos) / half; b.longest() > have {
-		e.cos, e.sin = rotation(e.m.inverse, max(b.longest(), 2*have))
+	if e.inverse == nil {
+		e.inverse, e.scale = frequencies(e.m.config.Rope, e.m.config.Rotary, 0)
+	}
+	if have := len(e.cos) / len(e.inverse); b.longest() > have {
+		e.cos, e.sin = rotation(e.inverse, max(b.longest(), 2*have))
+		for i := range e.cos {
+			e.cos[i], e.sin[i] = e.cos[i]*e.scale, e.sin[i]*e.scale
+		}
 	}
 }
 
@@ -41,7 +48,7 @@ func (e *fused) embed(s *scope, b *packed, table weight) tensor {
 	return x
 }
 
-func (e *fused) norm(s *scope, x tensor, w weight) tensor {
+func (e *fused) norm(s *scope, x tensor, n gain) tensor {
 	if s.err != nil {
 		return nil
 	}
@@ -50,7 +57,7 @@ func (e *fused) norm(s *scope, x tensor, w weight) tensor {
 	if s.err != nil {
 		return nil
 	}
-	C.fm_rms_norm(pointer(out), pointer(x), (*C.float)(unsafe.Pointer(w.data)), C.int64_t(shape[0]), C.int64_t(shape[1]), C.float(e.m.config.NormEps), C.int(e.threads))
+	C.fm_rms_norm(pointer(out), pointer(x), (*C.float)(unsafe.Pointer(n.weight.data)), C.int64_t(shape[0]), C.int64_t(shape[1]), C.float(e.m.config.NormEps), C.int(e.threads))
 	return out
 }
 
@@ -82,7 +89,7 @@ func (e *fused) addProjection(s *scope, x, h tensor, w linear) tensor {
 	return x
 }
 
-func (e *fused) gated(s *scope, x tensor, l *layer) tensor {
+func (e *fused) hidden(s *scope, l *layer, x tensor) tensor {
 	if s.err != nil {
 		return nil
 	}

@@ -12,13 +12,14 @@ type Model struct {
 	runtime *Runtime
 	source  *checkpoint.Model
 	config  checkpoint.ModelConfig
-	family  family
-	inverse []float32 // rotary frequencies
+	modules map[string]stage // what Hugging Face's modules read and write
 
 	exec             executor
 	weights          []weight // all that were loaded, to be freed
 	embedding        weight
-	finalNorm, head  weight
+	learned          weight // positions
+	finalNorm        gain
+	head             linear
 	layers           []*layer // nil until needed
 	work             workspace
 	tokensPerForward int
@@ -32,21 +33,13 @@ const forwardTokens = 1024
 // weights are used where the file is mapped.
 func (r *Runtime) LoadModel(ctx context.Context, m *checkpoint.Model) (*Model, error) {
 	c := m.Config()
-	f, err := familyOf(c)
-	if err != nil {
-		return nil, err
-	}
-	if c.Rope.Scaling != "" && c.Rope.Scaling != "llama3" {
-		return nil, &checkpoint.UnsupportedError{Kind: "rope scaling", Name: c.Rope.Scaling, Supported: []string{"llama3"}}
-	}
-	model := &Model{
-		runtime: r, source: m, config: c, family: f,
-		inverse: inverseFrequencies(c), layers: make([]*layer, c.Layers), tokensPerForward: forwardTokens,
-	}
+	model := &Model{runtime: r, source: m, config: c, modules: moduleStages(c), layers: make([]*layer, c.Layers), tokensPerForward: forwardTokens}
 	model.exec = newExecutor(model, r.device)
-	err = r.do(ctx, func(s *scope) error {
-		model.embedding = model.parameter(s, f.embedding+".weight")
-		model.finalNorm = model.parameter(s, f.finalNorm+".weight")
+	err := r.do(ctx, func(s *scope) error {
+		names := c.Modules()
+		model.embedding = model.parameter(s, names.Name(names.Embedding)+".weight")
+		model.learned = model.optional(s, names.Name(names.Positions)+".weight", c.LearnedPositions)
+		model.finalNorm = model.norm(s, names.Name(names.FinalNorm))
 		return s.err
 	})
 	if err != nil {
@@ -70,87 +63,50 @@ func (m *Model) Close() error {
 	})
 }
 
-// Check says whether the model has a hook.
-func (m *Model) Check(h Hook) error {
-	if h.stages() < 0 {
-		return &HookError{Name: h.String()}
-	}
-	if h.Layer < 0 || h.Layer >= m.config.Layers {
-		return &LayerError{Hook: h, Layers: m.config.Layers}
-	}
-	return nil
-}
-
 // forward runs a packed batch up to the last hook that is wanted and hands each hook's activations,
-// [rows, d_model], to visit while they are there. With logits it runs to the end and hands the final
+// [rows, Width], to visit while they are there. With logits it runs to the end and hands the final
 // normalised state to visit as a zero Hook.
 func (m *Model) forward(s *scope, b *packed, wanted map[Hook]bool, logits bool, visit func(*scope, Hook, tensor)) {
-	last := -1
+	p := &pass{m: m, b: b, visit: visit, hooks: map[site][]Hook{}, last: -1}
 	for h := range wanted {
-		last = max(last, h.stages())
-	}
-	if logits {
-		last = m.config.Layers * len(points())
-	}
-	exec := m.exec
-	exec.begin(s, b)
-	x := exec.embed(s, b, m.embedding)
-	tap := func(s *scope, l int, p Point, t tensor) {
-		if h := (Hook{l, p}); wanted[h] && s.err == nil {
-			visit(s, h, s.float32(t))
-		}
-	}
-	for l := 0; l < m.config.Layers && (Hook{l, ResidPre}).stages() <= last; l++ {
-		if !s.alive() {
+		at, err := m.site(h)
+		if err != nil {
+			s.fail(err)
 			return
 		}
+		p.hooks[at] = append(p.hooks[at], h)
+		p.last = max(p.last, at.depth())
+	}
+	if logits {
+		p.last = m.config.Layers * int(stages)
+	}
+	m.exec.begin(s, b)
+	x := p.embed(s)
+	for l := 0; l < m.config.Layers && !p.over(l, atResidPre) && s.alive(); l++ {
 		w := m.layerWeights(s, l)
 		if s.err != nil {
 			return
 		}
-		tap(s, l, ResidPre, x)
-		if (Hook{l, AttnOut}).stages() > last {
-			return
-		}
 		before := x
-		x = s.inner(func(s *scope) tensor {
-			mixed := exec.attention(s, b, w, exec.norm(s, before, w.attnNorm))
-			if wanted[Hook{l, AttnOut}] {
-				out := exec.project(s, mixed, w.o)
-				tap(s, l, AttnOut, out)
-				return exec.add(s, before, out)
-			}
-			return exec.addProjection(s, before, mixed, w.o)
-		})
+		x = p.layer(s, w, before)
 		s.drop(before)
-		if (Hook{l, MLPOut}).stages() > last {
+		if x == nil {
 			return
 		}
-		middle := x
-		x = s.inner(func(s *scope) tensor {
-			hidden := exec.gated(s, exec.norm(s, middle, w.mlpNorm), w)
-			if wanted[Hook{l, MLPOut}] {
-				out := exec.project(s, hidden, w.down)
-				tap(s, l, MLPOut, out)
-				return exec.add(s, middle, out)
-			}
-			return exec.addProjection(s, middle, hidden, w.down)
-		})
-		s.drop(middle)
-		tap(s, l, ResidPost, x)
 	}
 	if logits && s.err == nil {
-		visit(s, Hook{}, exec.norm(s, x, m.finalNorm))
+		visit(s, Hook{}, m.exec.norm(s, x, m.finalNorm))
 	}
 }
 
-// outputHead is lm_head, or the embedding where they are tied.
-func (m *Model) outputHead(s *scope) weight {
-	if m.config.TiedEmbeddings {
-		return m.embedding
-	}
-	if m.head.t == nil {
-		m.head = m.parameter(s, m.family.head+".weight")
+// outputHead is the head, its weights the embedding's where they are tied.
+func (m *Model) outputHead(s *scope) linear {
+	if m.head.weight.t == nil {
+		names := m.config.Modules()
+		if m.head.weight = m.embedding; !m.config.TiedEmbeddings {
+			m.head.weight = m.parameter(s, names.Name(names.Head)+".weight")
+		}
+		m.head.bias = m.optional(s, names.Name(names.Head)+".bias", m.config.HeadBias)
 	}
 	return m.head
 }

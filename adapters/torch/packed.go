@@ -36,6 +36,15 @@ func pack(sequences [][]int32, padded bool) *packed {
 	return b
 }
 
+// index is each row's position, as libtorch selects by.
+func (b *packed) index() []int64 {
+	out := make([]int64, len(b.positions))
+	for i, p := range b.positions {
+		out[i] = int64(p)
+	}
+	return out
+}
+
 func (b *packed) rows() int64 { return int64(len(b.ids)) }
 
 func (b *packed) longest() int {

@@ -145,8 +145,8 @@ func checkActivations(t *testing.T, m *Model, g golden, logits bool) {
 	require.NoError(t, err)
 	for _, h := range hooks {
 		want, shape := g.floats(h.String())
-		require.Equal(t, shape, []int{a.Batch, a.Seq, a.DModel})
-		difference := worst(t, a.Hooks[h], want, a.DModel)
+		require.Equal(t, shape, []int{a.Batch, a.Seq, a.Widths[h]})
+		difference := worst(t, a.Hooks[h], want, a.Widths[h])
 		t.Logf("%s: %.2g", h, difference)
 		require.LessOrEqual(t, difference, parity, h)
 	}

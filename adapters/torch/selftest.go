@@ -98,26 +98,8 @@ func mismatch(t extraction.SelfTest) string {
 	return ""
 }
 
-// taps are the places to score, each once: the input of a layer is the output of the one before.
-func (e *Engine) taps() []Hook {
-	claimed := e.hook
-	var out []Hook
-	for l := max(0, claimed.Layer-tapReach); l <= min(e.model.config.Layers-1, claimed.Layer+tapReach); l++ {
-		for _, p := range points() {
-			h := Hook{Layer: l, Point: p}
-			twin := Hook{Layer: l - 1, Point: ResidPost} // the same tensor as h, if h is resid_pre
-			switch {
-			case h == claimed:
-			case p == ResidPre && (l > max(0, claimed.Layer-tapReach) || twin == claimed):
-				continue
-			case p == ResidPost && claimed == Hook{Layer: l + 1, Point: ResidPre}:
-				continue
-			}
-			out = append(out, h)
-		}
-	}
-	return out
-}
+// taps are the places to score.
+func (e *Engine) taps() []Hook { return e.model.near(e.hook, tapReach) }
 
 // tapScore is what is summed up at one tap.
 type tapScore struct {

@@ -122,9 +122,9 @@ func TestSelfTestKnowsAnSAEAtItsHook(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{ // the input of a layer is the output of the one before: listed once
-		"blocks.0.hook_resid_pre", "blocks.0.hook_attn_out", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post",
-		"blocks.1.hook_attn_out", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post",
-		"blocks.2.hook_attn_out", "blocks.2.hook_mlp_out", "blocks.2.hook_resid_post",
+		"blocks.0.hook_resid_pre", "blocks.0.hook_attn_out", "blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post",
+		"blocks.1.hook_attn_out", "blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post",
+		"blocks.2.hook_attn_out", "blocks.2.hook_resid_mid", "blocks.2.hook_mlp_out", "blocks.2.hook_resid_post",
 	}, hooks)
 
 	require.InDelta(t, plainFVU(t, m, s, 1000), *got.FVU, 1e-5)

@@ -53,7 +53,7 @@ func (c *activationsCmd) Run(ctx context.Context) error {
 			}
 			var out []checkpoint.Tensor
 			for _, h := range hooks {
-				out = append(out, batch.place(h.String(), a.Hooks[h], a.Seq, a.DModel))
+				out = append(out, batch.place(h.String(), a.Hooks[h], a.Seq, a.Widths[h]))
 			}
 			if c.Logits {
 				out = append(out, batch.place("logits", a.Logits, a.Seq, a.Vocab))
