@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The benchmarks that README quotes. Each section prints what it measured beside what it is held against.
 #
-#   .ci/bench.sh [log] [relay] [fold] [features] [extractor]      none: all of them
+#   .ci/bench.sh [log] [relay] [fold] [features] [loading] [extractor]      none: all of them
 #
 # log and extractor compare two programs in turns, in one run; the others are held against a limit, so they
 # want a quiet machine, and also say how much CPU time was used. PostgreSQL syncs to the disk everywhere.
@@ -45,25 +45,34 @@ features() {
 	at_most "slowest of all sorts × filters, p95" "$(figure BenchmarkQueries worst-p95-ms)" 50 ms
 }
 
-extractor() {
+with_libtorch() { # command…
 	local environment tokens
 	environment=$(adapters/torch/libtorch.sh env)
 	tokens=$(adapters/tokenizer/build.sh env)
-	(
-		eval "$environment"
-		export CGO_LDFLAGS="$CGO_LDFLAGS ${tokens#CGO_LDFLAGS=}"
-		adapters/torch/bench/bench.sh
-	)
+	eval "$environment"
+	export CGO_LDFLAGS="$CGO_LDFLAGS ${tokens#CGO_LDFLAGS=}"
+	"$@"
 }
 
+# A warm model of 512 MB in two shards of float32: bound, and through a first forward pass to its middle layer.
+loading() (
+	with_libtorch benchmark ./adapters/torch '^BenchmarkLoading$' || return
+	ok=0
+	at_most "load and first forward ÷ cp to /dev/null" "$(figure BenchmarkLoading ready/cp)" 2 "of cp" || ok=1
+	at_most "memory that is no file's" "$(figure BenchmarkLoading anonymous-MiB)" 16 MiB || ok=1
+	return $ok
+)
+
+extractor() (with_libtorch adapters/torch/bench/bench.sh)
+
 sections=("$@")
-[ $# -gt 0 ] || sections=(log relay fold features extractor)
+[ $# -gt 0 ] || sections=(log relay fold features loading extractor)
 missed=()
 for section in "${sections[@]}"; do
 	case $section in
-	log | relay | fold | features | extractor) ;;
+	log | relay | fold | features | loading | extractor) ;;
 	*)
-		echo "bench.sh: no section $section; there are log, relay, fold, features, extractor" >&2
+		echo "bench.sh: no section $section; there are log, relay, fold, features, loading, extractor" >&2
 		exit 2
 		;;
 	esac

@@ -1,10 +1,12 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,7 +82,19 @@ func (m *Model) openShards(folder string) (map[string]*Safetensors, error) {
 		}
 		found[part.tensor] = s
 	}
-	return found, nil
+	return found, onceOnly(index, shards, found)
+}
+
+// onceOnly refuses a tensor that two shards have: which of them a reader takes depends on the reader.
+func onceOnly(index string, shards map[string]*Safetensors, found map[string]*Safetensors) error {
+	for _, file := range slices.Sorted(maps.Keys(shards)) {
+		for _, name := range shards[file].names {
+			if named := found[name]; named != nil && named != shards[file] {
+				return &FormatError{Path: index, Fact: fmt.Sprintf("tensor %q is in %s and in %s", name, filepath.Base(named.Path()), file), Want: "every tensor in one shard"}
+			}
+		}
+	}
+	return nil
 }
 
 func (m *Model) openShard(path string) (*Safetensors, error) {
@@ -93,6 +107,33 @@ func (m *Model) openShard(path string) (*Safetensors, error) {
 	return s, nil
 }
 
+// weightMap is an object of strings that names nothing twice.
+type weightMap map[string]string
+
+func (w *weightMap) UnmarshalJSON(data []byte) error {
+	*w = weightMap{}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if _, err := dec.Token(); err != nil || data[0] != '{' {
+		return errors.New("weight_map is not an object")
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		tensor, _ := key.(string) // inside an object, what comes before a value is a string
+		var file string
+		if err := dec.Decode(&file); err != nil {
+			return fmt.Errorf("weight_map of %q: %w", tensor, err)
+		}
+		if _, twice := (*w)[tensor]; twice {
+			return fmt.Errorf("weight_map names %q twice", tensor)
+		}
+		(*w)[tensor] = file
+	}
+	return nil
+}
+
 type indexPart struct{ tensor, file string }
 
 // readIndex gives the weight map in the order of files, then names.
@@ -102,7 +143,7 @@ func readIndex(path string) ([]indexPart, error) {
 		return nil, err
 	}
 	var index struct {
-		Map map[string]string `json:"weight_map"`
+		Map weightMap `json:"weight_map"`
 	}
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, &FormatError{Path: path, Fact: fmt.Sprintf("it is not an index: %v", err), Want: `an object with "weight_map": {tensor: file}`}

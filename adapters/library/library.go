@@ -88,6 +88,9 @@ func (l *Library) put(ctx context.Context, base string, paths []string) (fileset
 		if err != nil || strings.HasPrefix(name, "..") {
 			name = filepath.Base(p)
 		}
+		if real, err := filepath.EvalSymlinks(p); err != nil || !l.below(real) {
+			return nil, problem.New(problem.Invalid, "path_not_allowed", "%s is a link to what is not below a configured import root (%s)", p, strings.Join(l.roots, ", "))
+		}
 		size, digest, err := blob.PutFile(ctx, l.store, p)
 		if err != nil {
 			return nil, fmt.Errorf("store %s: %w", p, err)
