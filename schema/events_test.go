@@ -167,6 +167,8 @@ func schemaOf(t reflect.Type) object {
 		return object{"type": "integer", "minimum": 0}
 	case reflect.Slice:
 		return object{"type": []string{"array", "null"}, "items": schemaOf(t.Elem())} // null is the empty one
+	case reflect.Map:
+		return object{"type": "object", "additionalProperties": schemaOf(t.Elem())}
 	case reflect.Pointer:
 		return object{"anyOf": []object{schemaOf(t.Elem()), {"type": "null"}}}
 	case reflect.Struct:
@@ -183,7 +185,7 @@ func structSchema(t reflect.Type) object {
 			panic(fmt.Sprintf("%s.%s has no name in JSON", t, t.Field(i).Name))
 		}
 		properties[name] = schemaOf(t.Field(i).Type)
-		if !strings.Contains(options, "omitempty") {
+		if !strings.Contains(options, "omitempty") && !strings.Contains(options, "omitzero") {
 			required = append(required, name)
 		}
 	}

@@ -31,26 +31,33 @@ func samples() ([]event.Data, error) {
 	extractionID := "ext_sae_sae_5f0c2c0e-8a54-4a5e-9d5b-0c3e7f6a1b2d_20260102T030405000006"
 	files := fileset.Set{{Name: "cfg.json", Bytes: 512, SHA256: digest("1a")}, {Name: "sae_weights.safetensors", Bytes: 14_217_728, SHA256: digest("2b")}}
 	profile := extraction.ComputeProfile{Device: "cpu", DType: "float32", Threads: 2, ISA: "avx512", Libtorch: "2.1.1", MKL: "AVX512"}
+	stated := sae.Stated{ScalingFactor: ptr(0.25), Normalization: "expected_average_only_in", Architecture: "topk", K: 48, ApplyBDecToInput: ptr(true), ModelName: "HuggingFaceTB/SmolLM2-135M-Instruct",
+		Hook: "blocks.8.hook_resid_post", HookOut: "blocks.8.hook_mlp_out", Layer: ptr(8), Repo: "someone/saes"}
 	saeFacts := sae.Facts{
 		Format: "saelens", FormatVersion: "6.54.0", Architecture: "topk", DIn: 576, DSAE: 3072, DOut: 576, K: 48, Hook: "blocks.8.hook_resid_post", HookOut: "blocks.8.hook_resid_post",
 		Layer: 8, ModelName: "HuggingFaceTB/SmolLM2-135M-Instruct", Normalization: "expected_average_only_in", ScalingFactor: 0.25, ApplyBDecToInput: true, RescaleActsByDecoderNorm: true,
 		PrependBOS: ptr(true), ContextLength: 128, SeqposSlice: &sae.Slice{Start: ptr(1), Stop: nil, Step: ptr(1)}, ExcludeTokenIDs: []int{0, 1}, ExcludeSpecialTokens: true, Signed: true,
 		DType: "float32", PublishedL0: ptr(48.5), HasSparsity: true, Files: files,
+		FileArchitecture: "topk", Transcoder: true, CenterWritingWeights: true, ActivationsOnly: true, Reshape: "hook_z", Folds: []string{"activation-scale"},
+		Origins: map[string]string{"hook": "cfg.json", "k": "option"}, Notes: []string{"row 7 of W_dec is zero"}, Open: "sae_weights.safetensors", Stated: stated,
 	}
 	latent := feature.Latent{Source: src, Index: 1234}
 	return []event.Data{
 		model.Registered{ID: "m_1", Name: "HuggingFaceTB/SmolLM2-135M-Instruct", Origin: model.Origin{Kind: "huggingface", Path: "/models/smollm2", Repo: "HuggingFaceTB/SmolLM2-135M-Instruct", Revision: "main"}},
+		model.DownloadRequested{Repo: "HuggingFaceTB/SmolLM2-135M-Instruct", Revision: "main", Commit: "12fd25f77366fa6b3b4b768ec3050bf629380bac", File: "smollm2-135m-instruct-q8_0.gguf", Quantization: "Q8", Bytes: 144_811_360},
 		model.Ready{Facts: model.Facts{Family: "llama", Format: "gguf", Layers: 30, DModel: 576, Vocab: 49152, Context: 8192, Params: 134_515_008, DType: "Q4_1", BOS: ptr(1), EOS: ptr(2), Files: files, Tokenizer: digest("3c")}},
 		model.Failed{Code: "unreadable_model", Detail: "model.safetensors ends after 17 bytes"},
 		model.Deleted{},
 		sae.Registered{ID: "sae_1", Name: "layer 8", Description: "trained on speeches", Origin: sae.Origin{Kind: "trained", Path: "/runs/1", Repo: "someone/saes", Revision: "main", File: "layer_8", TrainingID: "t_1"}},
+		sae.DownloadRequested{Repo: "someone/saes", Revision: "main", Commit: "0b2e1d9a5c6f7e8d9c0b1a2f3e4d5c6b7a8f9e0d", File: "layer_8", ModelID: "m_1", Stated: stated, Bytes: 14_218_240},
 		sae.Ready{Facts: saeFacts},
 		sae.LinkedToModel{ModelID: "m_1"},
 		sae.Renamed{Name: "layer 8, wide", Description: "trained on speeches"},
 		sae.Failed{Code: "unreadable_sae", Detail: "W_enc holds NaN"},
 		sae.Deleted{},
 		dataset.Registered{ID: "ds_1", Name: "speeches", Origin: model.Origin{Kind: "local", Path: "/data/speeches.jsonl"}},
-		dataset.Ready{Facts: dataset.Facts{Format: "jsonl", TextColumn: "text", Tokenised: false, Columns: []string{"text", "year"}, Rows: 232, Folder: false, Files: fileset.Set{{Name: "speeches.jsonl", Bytes: 9_000_000, SHA256: digest("4d")}}}},
+		dataset.DownloadRequested{Repo: "someone/speeches", Revision: "main", Commit: "7f3c1b2a4d5e6f708192a3b4c5d6e7f8091a2b3c", Config: "en", Split: "train", TextColumn: "text", MaxRows: 232, Bytes: 9_000_000},
+		dataset.Ready{Facts: dataset.Facts{Format: "jsonl", TextColumn: "text", Tokenised: false, Columns: []string{"text", "year"}, Rows: 232, MaxRows: 232, Folder: false, Files: fileset.Set{{Name: "speeches.jsonl", Bytes: 9_000_000, SHA256: digest("4d")}}}},
 		dataset.Failed{Code: "unreadable_dataset", Detail: "line 7 is not JSON"},
 		dataset.Deleted{},
 		corpus.Requested{ID: digest("5e"), DatasetID: "ds_1", DatasetDigest: digest("6f"), TokenizerSHA256: digest("3c"), ModelID: "m_1",

@@ -19,7 +19,8 @@ type Facts struct {
 	Tokenised  bool        `json:"tokenised"`   // rows are token ids
 	Columns    []string    `json:"columns"`
 	Rows       int64       `json:"rows"`
-	Folder     bool        `json:"folder"` // imported as a folder: of .txt files each is a row
+	MaxRows    int64       `json:"max_rows,omitempty"` // only the first rows of the files are the dataset; 0 = all
+	Folder     bool        `json:"folder"`             // imported as a folder: of .txt files each is a row
 	Files      fileset.Set `json:"files"`
 }
 
@@ -38,6 +39,19 @@ type Registered struct {
 	Origin model.Origin `json:"origin"`
 }
 
+// DownloadRequested says that a registered dataset is to be fetched from a hub. It comes again when a download that failed
+// is asked for again.
+type DownloadRequested struct {
+	Repo       string `json:"repo"`
+	Revision   string `json:"revision,omitempty"` // as it was asked for, such as main
+	Commit     string `json:"commit"`             // what it was then: the download is pinned to it
+	Config     string `json:"config,omitempty"`   // of the repository's card; "" = it has none
+	Split      string `json:"split"`
+	TextColumn string `json:"text_column,omitempty"`
+	MaxRows    int64  `json:"max_rows,omitempty"` // 0 = all
+	Bytes      int64  `json:"bytes"`              // of the split's files; of fewer rows, fewer are fetched
+}
+
 // Ready says that the files are there, hashed and readable.
 type Ready struct {
 	Facts Facts `json:"facts"`
@@ -53,10 +67,11 @@ type Failed struct {
 type Deleted struct{}
 
 // The type names, for ever.
-func (Registered) EventType() string { return "DatasetRegistered" }
-func (Ready) EventType() string      { return "DatasetReady" }
-func (Failed) EventType() string     { return "DatasetFailed" }
-func (Deleted) EventType() string    { return "DatasetDeleted" }
+func (Registered) EventType() string        { return "DatasetRegistered" }
+func (DownloadRequested) EventType() string { return "DatasetDownloadRequested" }
+func (Ready) EventType() string             { return "DatasetReady" }
+func (Failed) EventType() string            { return "DatasetFailed" }
+func (Deleted) EventType() string           { return "DatasetDeleted" }
 
 // State is a folded dataset.
 type State struct {
@@ -65,6 +80,8 @@ type State struct {
 	Origin model.Origin
 	Status model.Status
 	Facts  Facts
+
+	Download *DownloadRequested // nil = it was imported from this machine
 }
 
 // Evolve folds one event.
@@ -72,6 +89,8 @@ func (s State) Evolve(d event.Data) State {
 	switch e := d.(type) {
 	case Registered:
 		s.ID, s.Name, s.Origin, s.Status = e.ID, e.Name, e.Origin, model.Pending
+	case DownloadRequested:
+		s.Download, s.Status = &e, model.Pending
 	case Ready:
 		s.Facts, s.Status = e.Facts, model.IsReady
 	case Failed:

@@ -4,6 +4,7 @@
 package facts
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,31 +26,38 @@ const (
 	PlanWork    = "plan"    // self-test and plan of an extraction
 	CorpusWork  = "corpus"  // one chunk of a corpus
 	SegmentWork = "segment" // one segment of an extraction
+
+	DownloadWork = "download" // fetch a model, an SAE or a dataset from a hub; its subject is the stream
 )
 
 // Registry returns the registry of every event type.
 func Registry() (*event.Registry, error) {
 	r := event.NewRegistry()
+	// Version 2 only says more: what version 1 left out is what was so then.
+	more := map[int]event.Upcast{1: func(b json.RawMessage) (json.RawMessage, error) { return b, nil }}
 	return r, errors.Join(
 		event.Register[model.Registered](r, 1, nil),
+		event.Register[model.DownloadRequested](r, 1, nil),
 		event.Register[model.Ready](r, 1, nil),
 		event.Register[model.Failed](r, 1, nil),
 		event.Register[model.Deleted](r, 1, nil),
 		event.Register[sae.Registered](r, 1, nil),
-		event.Register[sae.Ready](r, 1, nil),
+		event.Register[sae.DownloadRequested](r, 1, nil),
+		event.Register[sae.Ready](r, 2, more),
 		event.Register[sae.LinkedToModel](r, 1, nil),
 		event.Register[sae.Renamed](r, 1, nil),
 		event.Register[sae.Failed](r, 1, nil),
 		event.Register[sae.Deleted](r, 1, nil),
 		event.Register[dataset.Registered](r, 1, nil),
-		event.Register[dataset.Ready](r, 1, nil),
+		event.Register[dataset.DownloadRequested](r, 1, nil),
+		event.Register[dataset.Ready](r, 2, more),
 		event.Register[dataset.Failed](r, 1, nil),
 		event.Register[dataset.Deleted](r, 1, nil),
 		event.Register[corpus.Requested](r, 1, nil),
 		event.Register[corpus.ChunkBuilt](r, 1, nil),
 		event.Register[corpus.Ready](r, 1, nil),
 		event.Register[corpus.Failed](r, 1, nil),
-		event.Register[training.Imported](r, 1, nil),
+		event.Register[training.Imported](r, 2, more),
 		event.Register[training.Deleted](r, 1, nil),
 		event.Register[extraction.Requested](r, 1, nil),
 		event.Register[extraction.SelfTested](r, 1, nil),
@@ -148,12 +156,16 @@ func Effects(stream string, d event.Data) []eventlog.Effect {
 		return out
 	case corpus.Failed:
 		return []eventlog.Effect{eventlog.CloseAllWork{Subject: id}}
+	case model.DownloadRequested, sae.DownloadRequested, dataset.DownloadRequested:
+		return []eventlog.Effect{eventlog.OpenWork{Work: eventlog.Work{Kind: DownloadWork, Subject: stream}}}
+	case model.Ready, model.Failed, sae.Ready, sae.Failed, dataset.Ready, dataset.Failed:
+		return []eventlog.Effect{eventlog.CloseAllWork{Subject: stream}}
 	case model.Deleted:
-		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: ModelKey(id)}}
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: ModelKey(id)}, eventlog.CloseAllWork{Subject: stream}}
 	case sae.Deleted:
-		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: SAEKey(id)}}
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: SAEKey(id)}, eventlog.CloseAllWork{Subject: stream}}
 	case dataset.Deleted:
-		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: DatasetKey(id)}}
+		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: DatasetKey(id)}, eventlog.CloseAllWork{Subject: stream}}
 	case training.Deleted:
 		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: TrainingKey(id)}}
 	}

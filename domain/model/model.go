@@ -42,6 +42,17 @@ type Registered struct {
 	Origin Origin `json:"origin"`
 }
 
+// DownloadRequested says that a registered model is to be fetched from a hub. It comes again when a download that failed
+// is asked for again.
+type DownloadRequested struct {
+	Repo         string `json:"repo"`
+	Revision     string `json:"revision,omitempty"` // as it was asked for, such as main
+	Commit       string `json:"commit"`             // what it was then: the download is pinned to it
+	File         string `json:"file,omitempty"`     // a GGUF, or a folder; "" = the repository's own
+	Quantization string `json:"quantization,omitempty"`
+	Bytes        int64  `json:"bytes"` // of the files that are fetched
+}
+
 // Ready says that the files are there, hashed and checked.
 type Ready struct {
 	Facts Facts `json:"facts"`
@@ -57,10 +68,11 @@ type Failed struct {
 type Deleted struct{}
 
 // The type names, for ever.
-func (Registered) EventType() string { return "ModelRegistered" }
-func (Ready) EventType() string      { return "ModelReady" }
-func (Failed) EventType() string     { return "ModelFailed" }
-func (Deleted) EventType() string    { return "ModelDeleted" }
+func (Registered) EventType() string        { return "ModelRegistered" }
+func (DownloadRequested) EventType() string { return "ModelDownloadRequested" }
+func (Ready) EventType() string             { return "ModelReady" }
+func (Failed) EventType() string            { return "ModelFailed" }
+func (Deleted) EventType() string           { return "ModelDeleted" }
 
 // Status is where a model stands.
 type Status string
@@ -81,6 +93,9 @@ type State struct {
 	Origin Origin
 	Status Status
 	Facts  Facts
+
+	Download *DownloadRequested // nil = it was imported from this machine
+	Failure  *Failed
 }
 
 // Evolve folds one event.
@@ -88,10 +103,12 @@ func (s State) Evolve(d event.Data) State {
 	switch e := d.(type) {
 	case Registered:
 		s.ID, s.Name, s.Origin, s.Status = e.ID, e.Name, e.Origin, Pending
+	case DownloadRequested:
+		s.Download, s.Status, s.Failure = &e, Pending, nil
 	case Ready:
-		s.Facts, s.Status = e.Facts, IsReady
+		s.Facts, s.Status, s.Failure = e.Facts, IsReady, nil
 	case Failed:
-		s.Status = IsFailed
+		s.Status, s.Failure = IsFailed, &e
 	case Deleted:
 		s.Status = Gone
 	}

@@ -18,6 +18,7 @@ const (
 	Conflict    Kind = "conflict"    // it could be right at another time
 	Unavailable Kind = "unavailable" // something it needs does not answer; try again
 	Stale       Kind = "stale"       // it was based on an older version
+	Forbidden   Kind = "forbidden"   // another system does not let this program, or this token, have it
 )
 
 // Field is one thing that is wrong with a request.

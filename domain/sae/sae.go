@@ -26,9 +26,11 @@ type Origin struct {
 
 // Facts is what the files say about an SAE.
 type Facts struct {
-	Format                   string      `json:"format"` // saelens
+	Format                   string      `json:"format"` // saelens, sparsify, gemma_scope, …
 	FormatVersion            string      `json:"format_version,omitempty"`
-	Architecture             string      `json:"architecture"` // standard | topk | jumprelu
+	Architecture             string      `json:"architecture"`                // how latents are chosen: standard, topk, jumprelu, …
+	FileArchitecture         string      `json:"file_architecture,omitempty"` // in the file's own words
+	Transcoder               bool        `json:"transcoder,omitempty"`        // reads Hook and predicts HookOut
 	DIn                      int         `json:"d_in"`
 	DSAE                     int         `json:"d_sae"`
 	DOut                     int         `json:"d_out"`
@@ -51,6 +53,15 @@ type Facts struct {
 	PublishedL0              *float64    `json:"published_l0,omitempty"`
 	HasSparsity              bool        `json:"has_sparsity,omitempty"`
 	Files                    fileset.Set `json:"files"`
+
+	CenterWritingWeights bool              `json:"center_writing_weights,omitempty"` // trained on a residual stream of mean 0 at every token
+	ActivationsOnly      bool              `json:"activations_only,omitempty"`       // its decoder is no reconstruction
+	Reshape              string            `json:"reshape,omitempty"`                // hook_z: heads are flattened
+	Folds                []string          `json:"folds,omitempty"`                  // what was folded into the weights when they were read, in order
+	Origins              map[string]string `json:"origins,omitempty"`                // where each fact came from, by its name here
+	Notes                []string          `json:"notes,omitempty"`                  // what a reader of the numbers should know
+	Open                 string            `json:"open,omitempty"`                   // the file to open; "" = the folder with all of them
+	Stated               Stated            `json:"stated,omitzero"`                  // what a person, or the place on the hub, said; opening needs it again
 }
 
 // Slice is Python's slice over the positions of a sequence: the only ones that the SAE was trained on.
@@ -66,6 +77,32 @@ type Registered struct {
 	Name        string `json:"name"`
 	Description string `json:"description,omitempty"`
 	Origin      Origin `json:"origin"`
+}
+
+// DownloadRequested says that a registered SAE is to be fetched from a hub. It comes again when a download that failed is
+// asked for again.
+type DownloadRequested struct {
+	Repo     string `json:"repo"`
+	Revision string `json:"revision,omitempty"` // as it was asked for, such as main
+	Commit   string `json:"commit"`             // what it was then: the download is pinned to it
+	File     string `json:"file,omitempty"`     // a folder or a file; "" = the repository's root
+	ModelID  string `json:"model_id,omitempty"` // that it is to be linked to; "" = the one that it names
+	Stated   Stated `json:"stated"`
+	Bytes    int64  `json:"bytes"` // of the files that are fetched
+}
+
+// Stated is what a person says about an SAE where its files do not.
+type Stated struct {
+	ScalingFactor    *float64 `json:"scaling_factor,omitempty"` // sqrt(d_in) / mean ‖x‖, for expected_average_only_in
+	Normalization    string   `json:"normalization,omitempty"`
+	Architecture     string   `json:"architecture,omitempty"`
+	K                int      `json:"k,omitempty"`
+	ApplyBDecToInput *bool    `json:"apply_b_dec_to_input,omitempty"`
+	ModelName        string   `json:"model_name,omitempty"`
+	Hook             string   `json:"hook,omitempty"`
+	HookOut          string   `json:"hook_out,omitempty"`
+	Layer            *int     `json:"layer,omitempty"`
+	Repo             string   `json:"repo,omitempty"` // on the hub: some facts are known by it
 }
 
 // Ready says that the files are there, hashed and checked.
@@ -94,12 +131,13 @@ type Failed struct {
 type Deleted struct{}
 
 // The type names, for ever.
-func (Registered) EventType() string    { return "SAERegistered" }
-func (Ready) EventType() string         { return "SAEReady" }
-func (LinkedToModel) EventType() string { return "SAELinkedToModel" }
-func (Renamed) EventType() string       { return "SAERenamed" }
-func (Failed) EventType() string        { return "SAEFailed" }
-func (Deleted) EventType() string       { return "SAEDeleted" }
+func (Registered) EventType() string        { return "SAERegistered" }
+func (DownloadRequested) EventType() string { return "SAEDownloadRequested" }
+func (Ready) EventType() string             { return "SAEReady" }
+func (LinkedToModel) EventType() string     { return "SAELinkedToModel" }
+func (Renamed) EventType() string           { return "SAERenamed" }
+func (Failed) EventType() string            { return "SAEFailed" }
+func (Deleted) EventType() string           { return "SAEDeleted" }
 
 // State is a folded SAE.
 type State struct {
@@ -110,6 +148,8 @@ type State struct {
 	Status      model.Status
 	ModelID     string
 	Facts       Facts
+
+	Download *DownloadRequested // nil = it was imported from this machine
 }
 
 // Evolve folds one event.
@@ -117,6 +157,8 @@ func (s State) Evolve(d event.Data) State {
 	switch e := d.(type) {
 	case Registered:
 		s.ID, s.Name, s.Description, s.Origin, s.Status = e.ID, e.Name, e.Description, e.Origin, model.Pending
+	case DownloadRequested:
+		s.Download, s.Status = &e, model.Pending
 	case Ready:
 		s.Facts, s.Status = e.Facts, model.IsReady
 	case LinkedToModel:

@@ -43,11 +43,11 @@ func (Projection) Apply(ctx context.Context, tx pgx.Tx, rec event.Recorded, data
 	_, id, _ := strings.Cut(rec.Stream, "-")
 	w := writer{ctx: ctx, tx: tx, rec: rec, id: id}
 	switch e := data.(type) {
-	case model.Registered, model.Ready, model.Failed, model.Deleted:
+	case model.Registered, model.DownloadRequested, model.Ready, model.Failed, model.Deleted:
 		return w.model(e)
-	case sae.Registered, sae.Ready, sae.LinkedToModel, sae.Renamed, sae.Failed, sae.Deleted:
+	case sae.Registered, sae.DownloadRequested, sae.Ready, sae.LinkedToModel, sae.Renamed, sae.Failed, sae.Deleted:
 		return w.sae(e)
-	case dataset.Registered, dataset.Ready, dataset.Failed, dataset.Deleted:
+	case dataset.Registered, dataset.DownloadRequested, dataset.Ready, dataset.Failed, dataset.Deleted:
 		return w.dataset(e)
 	case corpus.Requested, corpus.ChunkBuilt, corpus.Ready, corpus.Failed:
 		return w.corpus(e)
@@ -84,6 +84,8 @@ func (w writer) model(d event.Data) error {
 		return w.row(`insert into models (id, stream_version, created_at, updated_at, name, status, source, hf_repo_id, hf_revision, local_path)
 			values ($1, $2, $3, $3, $4, 'pending', $5, $6, $7, $8)`,
 			e.Name, e.Origin.Kind, known(e.Origin.Repo), known(e.Origin.Revision), known(e.Origin.Path))
+	case model.DownloadRequested:
+		return w.row(`update models set stream_version = $2, updated_at = $3, status = 'pending', hf_revision = $4, error_code = null, error_message = null where id = $1`, e.Commit)
 	case model.Ready:
 		f := e.Facts
 		facts, err := json.Marshal(f)
@@ -113,6 +115,8 @@ func (w writer) sae(d event.Data) error {
 		return w.row(`insert into external_saes (id, stream_version, created_at, updated_at, name, description, source, status, hf_repo_id, hf_filepath, hf_revision, local_path, training_id, training_path)
 			values ($1, $2, $3, $3, $4, $5, $6, 'pending', $7, $8, $9, $10, $11, $12)`,
 			e.Name, known(e.Description), e.Origin.Kind, known(e.Origin.Repo), known(e.Origin.File), known(e.Origin.Revision), known(e.Origin.Path), known(e.Origin.TrainingID), known(path))
+	case sae.DownloadRequested:
+		return w.row(`update external_saes set stream_version = $2, updated_at = $3, status = 'pending', hf_revision = $4, error_code = null, error_message = null where id = $1`, e.Commit)
 	case sae.Ready:
 		f := e.Facts
 		facts, err := json.Marshal(f)
@@ -144,6 +148,8 @@ func (w writer) dataset(d event.Data) error {
 		return w.row(`insert into datasets (id, stream_version, created_at, updated_at, name, status, source, hf_repo_id, hf_revision, local_path)
 			values ($1, $2, $3, $3, $4, 'pending', $5, $6, $7, $8)`,
 			e.Name, e.Origin.Kind, known(e.Origin.Repo), known(e.Origin.Revision), known(e.Origin.Path))
+	case dataset.DownloadRequested:
+		return w.row(`update datasets set stream_version = $2, updated_at = $3, status = 'pending', hf_revision = $4, error_code = null, error_message = null where id = $1`, e.Commit)
 	case dataset.Ready:
 		f := e.Facts
 		facts, err := json.Marshal(f)
