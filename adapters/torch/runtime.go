@@ -30,12 +30,10 @@ type Options struct {
 	Threads int    // of one operation on the CPU; 0 = all cores that the process may use
 }
 
-// DTypeError is a dtype that nothing is computed in.
-type DTypeError struct{ DType string }
+// DTypeError is a dtype that nothing is computed in, or not here.
+type DTypeError struct{ DType, Reason string }
 
-func (e *DTypeError) Error() string {
-	return fmt.Sprintf("dtype %q is not known; it is float32, bfloat16 or float16", e.DType)
-}
+func (e *DTypeError) Error() string { return fmt.Sprintf("dtype %q: %s", e.DType, e.Reason) }
 
 // DeviceError says that a device cannot be had, and why.
 type DeviceError struct{ Device, Reason string }
@@ -70,7 +68,7 @@ func Start(o Options) (*Runtime, error) {
 	}
 	dtype, ok := map[string]int32{"float32": float32Type, "bfloat16": bfloat16Type, "float16": float16Type}[o.DType]
 	if !ok {
-		return nil, &DTypeError{DType: o.DType}
+		return nil, &DTypeError{DType: o.DType, Reason: "not known; it is float32, bfloat16 or float16"}
 	}
 	if o.Threads < 0 {
 		return nil, fmt.Errorf("threads: %d, want 1 or more (0 = all cores)", o.Threads)
@@ -128,6 +126,9 @@ func (r *Runtime) setUp(o Options) error {
 	if err := r.device.open(); err != nil {
 		return err
 	}
+	if err := r.tryDType(o.DType); err != nil {
+		return err
+	}
 	r.profile = extraction.ComputeProfile{
 		Device:   r.device.description(),
 		DType:    o.DType,
@@ -138,6 +139,20 @@ func (r *Runtime) setUp(o Options) error {
 	// "2022.2 AVX512": the version, and the branch that is in force, which MKL itself says.
 	if version := mklVersion(goString(C.fm_mkl_version())); version != "" {
 		r.profile.MKL = version + " " + branchName(int(C.fm_mkl_branch()))
+	}
+	return nil
+}
+
+// tryDType multiplies two matrices of one number: libtorch 2.1 cannot in float16 on a CPU.
+func (r *Runtime) tryDType(name string) error {
+	if r.dtype == float32Type {
+		return nil
+	}
+	s := &scope{ctx: context.Background(), device: r.device}
+	defer s.free()
+	one := s.converted(s.zeros(1, 1), r.dtype, false)
+	if s.mm(one, one); s.err != nil {
+		return &DTypeError{DType: name, Reason: fmt.Sprintf("this libtorch, %s, does not compute in it on %s: %v", goString(C.fm_libtorch_version()), r.device, s.err)}
 	}
 	return nil
 }

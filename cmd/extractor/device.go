@@ -13,11 +13,13 @@ import (
 type device struct {
 	Device  string `default:"cpu" placeholder:"cpu|cuda:N" help:"Where to compute: cpu, or cuda:N."`
 	Threads int    `default:"0" help:"CPU threads; 0 is one a core."`
+
+	dtype string // of models; an extraction's is float32, so only commands that say so have a choice
 }
 
 // with runs f with libtorch set up, and takes it down again.
 func (d device) with(f func(*torch.Runtime) error) (err error) {
-	r, err := torch.Start(torch.Options{Device: d.Device, Threads: d.Threads})
+	r, err := torch.Start(torch.Options{Device: d.Device, DType: d.dtype, Threads: d.Threads})
 	if err != nil {
 		return err
 	}
