@@ -9,8 +9,23 @@ alter table events
     drop constraint events_stream_version_check,
     drop constraint events_schema_version_check;
 
--- The same function as before, with fewer statements: an expression in `if` is evaluated where `perform`
--- would run a query. Those calls return void, which is not null, so the branches are never taken.
+-- event_hash is the chain: it covers the hash before, so no event can be changed, moved or left out unseen.
+-- Every value has its length before it. The planner writes it into the statement that calls it.
+-- +goose StatementBegin
+create function event_hash(previous bytea, "position" bigint, id uuid, stream text, version bigint, type text, schema integer,
+    recorded timestamptz, data_sha256 bytea, metadata text) returns bytea language sql immutable parallel safe as $$
+    select sha256(previous || '\x00000008'::bytea || int8send("position")
+        || '\x00000010'::bytea || uuid_send(id) || frame(convert_to(stream, 'UTF8'))
+        || '\x00000008'::bytea || int8send(version) || frame(convert_to(type, 'UTF8'))
+        || '\x00000008'::bytea || int8send(schema)
+        || '\x00000008'::bytea || int8send((extract(epoch from recorded) * 1000000)::bigint)
+        || '\x00000020'::bytea || data_sha256 || '\x00000020'::bytea || sha256(convert_to(metadata, 'UTF8')))
+$$;
+-- +goose StatementEnd
+
+-- The same contract as before. An append of one event is hashed inside its insert, for arrays filled by loops
+-- cost it a quarter of its time in the server. An expression in `if` is evaluated where `perform` would run a
+-- query; those calls return void, which is not null, so no branch is taken.
 --
 -- append_events is the only writer of events. One call is one transaction, so nothing is awaited
 -- from a client while a lock is held. Its order is fixed: idempotency key, streams, side tables, and
@@ -35,14 +50,10 @@ declare
     tail_position bigint;
     tail_at timestamptz;
     key_row record;
-    chain bytea;
     hashes bytea[] := '{}';
     prevs bytea[] := '{}';
     digests bytea[] := '{}';
-    identity bytea[] := '{}';
-    content bytea[] := '{}';
     digest bytea;
-    recorded_frame bytea;
 begin
     replayed := false;
 
@@ -96,36 +107,31 @@ begin
         perform apply_effects(side -> 'effects');
     end if;
 
-    -- Everything about an event that does not depend on its position, before the lock.
-    for i in 1 .. n loop
-        digest := sha256(convert_to(datas[i], 'UTF8'));
-        digests[i] := digest;
-        identity[i] := '\x00000010'::bytea || uuid_send(ids[i]) || frame(convert_to(event_streams[i], 'UTF8'))
-            || '\x00000008'::bytea || int8send(versions[i]) || frame(convert_to(types[i], 'UTF8'))
-            || '\x00000008'::bytea || int8send(schemas[i]);
-        content[i] := '\x00000020'::bytea || digest || '\x00000020'::bytea || sha256(convert_to(metadatas[i], 'UTF8'));
-    end loop;
-
     if pg_notify('featuremill_events', '') is null then end if; -- sent by the commit
     if pg_advisory_xact_lock(1179471180, 1) is null then end if; -- released by the commit
     select e.position, e.hash, e.recorded_at into tail_position, previous, tail_at from events e order by e.position desc limit 1;
     first_position := coalesce(tail_position, 0) + 1;
     previous := coalesce(previous, '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea);
     recorded := greatest(clock_timestamp(), tail_at);
-    recorded_frame := '\x00000008'::bytea || int8send((extract(epoch from recorded) * 1000000)::bigint);
-
-    chain := previous;
-    for i in 1 .. n loop
-        prevs[i] := chain;
-        chain := sha256(chain || '\x00000008'::bytea || int8send(first_position + i - 1) || identity[i] || recorded_frame || content[i]);
-        hashes[i] := chain;
-    end loop;
-    last_hash := chain;
-
-    insert into events (position, event_id, stream_id, stream_version, type, schema_version, data, metadata, recorded_at, data_sha256, prev_hash, hash)
-    select first_position + x.i - 1, x.id, x.stream, x.version, x.type, x.schema, x.data::json, x.metadata::json, recorded, x.digest, x.prev, x.hash
-    from unnest(ids, event_streams, versions, types, schemas, datas, metadatas, digests, prevs, hashes)
-        with ordinality as x (id, stream, version, type, schema, data, metadata, digest, prev, hash, i);
+    last_hash := previous;
+    if n = 1 then -- the usual append
+        digest := sha256(convert_to(datas[1], 'UTF8'));
+        insert into events (position, event_id, stream_id, stream_version, type, schema_version, data, metadata, recorded_at, data_sha256, prev_hash, hash)
+        values (first_position, ids[1], event_streams[1], versions[1], types[1], schemas[1], datas[1]::json, metadatas[1]::json, recorded, digest, previous,
+            event_hash(previous, first_position, ids[1], event_streams[1], versions[1], types[1], schemas[1], recorded, digest, metadatas[1]))
+        returning hash into last_hash;
+    else
+        for i in 1 .. n loop
+            digests[i] := sha256(convert_to(datas[i], 'UTF8'));
+            prevs[i] := last_hash;
+            last_hash := event_hash(last_hash, first_position + i - 1, ids[i], event_streams[i], versions[i], types[i], schemas[i], recorded, digests[i], metadatas[i]);
+            hashes[i] := last_hash;
+        end loop;
+        insert into events (position, event_id, stream_id, stream_version, type, schema_version, data, metadata, recorded_at, data_sha256, prev_hash, hash)
+        select first_position + x.i - 1, x.id, x.stream, x.version, x.type, x.schema, x.data::json, x.metadata::json, recorded, x.digest, x.prev, x.hash
+        from unnest(ids, event_streams, versions, types, schemas, datas, metadatas, digests, prevs, hashes)
+            with ordinality as x (id, stream, version, type, schema, data, metadata, digest, prev, hash, i);
+    end if;
 
     if side ? 'archive' then
         perform archive_event(id::uuid) from jsonb_array_elements_text(side -> 'archive') as id;
@@ -270,3 +276,5 @@ begin
 end
 $$;
 -- +goose StatementEnd
+
+drop function event_hash;
