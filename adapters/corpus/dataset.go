@@ -26,7 +26,10 @@ type DatasetOptions struct {
 	// TextColumn names the text. Empty: input_ids if there is one, else text, else the only column with text.
 	// A column of integer lists is taken as token ids, whatever its name.
 	TextColumn string
-	MaxRows    int // take the first rows only; 0 takes all
+	// Split names one of the splits of a folder (train, test, …), as its files' or folders' names have them. A
+	// folder with several needs it.
+	Split   string
+	MaxRows int // take the first rows only; 0 takes all
 }
 
 // Row is one row of a dataset. It has Text, or Tokens if the dataset is tokenised already.
@@ -80,15 +83,23 @@ type rowReader interface {
 // OpenDataset opens a file, or a folder of files taken in the order of their names:
 //
 //   - .jsonl, .ndjson: an object a line; blank lines are no rows. A missing or null text is an empty row.
+//   - .json: the same, or one array of objects.
 //   - .parquet: a row a row.
+//   - .arrow: Arrow's streaming or file format, as datasets' save_to_disk writes it; a row a row.
 //   - .npy: integers [rows, tokens], tokenised already.
 //   - .txt: prose. One file is cut at its blank lines, a paragraph a row; if it has none, a line is a row.
 //     In a folder of .txt files each file is a row, and the column "file" has its name.
 //
-// A folder may hold one kind of file (text files beside .parquet, .jsonl or .npy are taken for a README).
+// JSON and text may be compressed (.gz, .zst). A folder may hold one kind of file (.txt and .json beside others are
+// taken for a README and metadata), and its shards must be complete.
 // Opening finds the rows and reads the first ones; Check reads all of them.
 func OpenDataset(path string, o DatasetOptions) (*Dataset, error) {
 	paths, kind, err := dataFiles(path)
+	if err == nil && (len(paths) != 1 || paths[0] != path) {
+		paths, err = chooseSplit(path, paths, o.Split)
+	} else if err == nil && o.Split != "" && splitOf(filepath.Dir(path), path) != o.Split {
+		err = &FileError{Path: path, Detail: fmt.Sprintf("a split (%q) is chosen in a folder, and this is one file", o.Split)}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +125,10 @@ func OpenDataset(path string, o DatasetOptions) (*Dataset, error) {
 
 func openDataFile(path, kind string) (dataFile, error) {
 	switch kind {
-	case ".jsonl":
+	case ".jsonl", ".json":
 		return openJSONLines(path)
+	case ".arrow":
+		return openArrow(path)
 	case ".parquet":
 		return openParquet(path)
 	case ".npy":
@@ -144,7 +157,7 @@ func dataFiles(path string) ([]string, string, error) {
 	if !info.IsDir() {
 		kind := kindOf(path)
 		if kind == "" {
-			return nil, "", &FileError{Path: path, Detail: fmt.Sprintf("a dataset is .jsonl, .ndjson, .txt, .parquet or .npy, not %q", filepath.Ext(path))}
+			return nil, "", &FileError{Path: path, Detail: fmt.Sprintf("a dataset is .jsonl, .ndjson, .json, .txt (each also .gz or .zst), .parquet, .arrow or .npy, not %q", filepath.Ext(path))}
 		}
 		return []string{path}, kind, nil
 	}
@@ -157,7 +170,7 @@ func dataFiles(path string) ([]string, string, error) {
 			if entry.IsDir() {
 				return fs.SkipDir
 			}
-		case !entry.IsDir() && kindOf(p) != "":
+		case !entry.IsDir() && kindOf(p) != "" && !isMetadata(entry.Name()):
 			found[kindOf(p)] = append(found[kindOf(p)], p)
 		}
 		return nil
@@ -165,8 +178,10 @@ func dataFiles(path string) ([]string, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("list dataset: %w", err)
 	}
-	if len(found) > 1 {
-		delete(found, ".txt")
+	for _, other := range []string{".txt", ".json"} {
+		if len(found) > 1 {
+			delete(found, other)
+		}
 	}
 	kinds := make([]string, 0, len(found))
 	for kind, paths := range found {
@@ -175,7 +190,7 @@ func dataFiles(path string) ([]string, string, error) {
 	sort.Strings(kinds)
 	switch len(found) {
 	case 0:
-		return nil, "", &FileError{Path: path, Detail: "the folder has no .jsonl, .ndjson, .txt, .parquet or .npy file"}
+		return nil, "", &FileError{Path: path, Detail: "the folder has no .jsonl, .ndjson, .json, .txt, .parquet, .arrow or .npy file"}
 	case 1:
 		for kind, paths := range found {
 			slices.Sort(paths)
@@ -186,13 +201,32 @@ func dataFiles(path string) ([]string, string, error) {
 }
 
 func kindOf(path string) string {
-	switch ext := strings.ToLower(filepath.Ext(path)); ext {
+	switch ext := extension(path); ext {
 	case ".jsonl", ".ndjson":
 		return ".jsonl"
-	case ".txt", ".parquet", ".npy":
+	case ".json", ".txt":
 		return ext
+	case ".parquet", ".npy", ".arrow":
+		if compressionOf(path) == "" {
+			return ext
+		}
 	}
 	return ""
+}
+
+// extension is what a file is called for its contents, compressed or not.
+func extension(path string) string {
+	path = strings.ToLower(path)
+	return filepath.Ext(strings.TrimSuffix(path, compressionOf(path)))
+}
+
+// isMetadata tells the files that describe a dataset on the hub from its data.
+func isMetadata(name string) bool {
+	switch name {
+	case "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "added_tokens.json", "generation_config.json":
+		return true
+	}
+	return false
 }
 
 // choose finds the column with the text or the token ids, which every file must have.

@@ -1,4 +1,4 @@
-// Package corpus reads datasets (JSON lines, text, Parquet, token arrays) and turns them into a corpus: rows in
+// Package corpus reads datasets (JSON, text, Parquet, Arrow, token arrays) and turns them into a corpus: rows in
 // a seeded order, tokenised, cut into sequences, in chunks that never change; and it reads and writes the files
 // in which chunks and vocabularies are kept.
 //

@@ -16,7 +16,8 @@ import (
 type jsonLines struct {
 	path    string
 	file    *os.File
-	offsets []int64 // where each row begins, then the file's size
+	offsets []int64 // where each row begins, then where the last one ends
+	array   bool    // the rows are the elements of one JSON array
 	cols    []column
 }
 
@@ -24,12 +25,19 @@ type jsonLines struct {
 const sampledRows = 100
 
 func openJSONLines(path string) (dataFile, error) {
-	file, err := os.Open(path)
+	file, err := openPlain(path)
 	if err != nil {
-		return nil, fmt.Errorf("open dataset: %w", err)
+		return nil, err
 	}
 	j := &jsonLines{path: path, file: file}
-	err = j.index()
+	if strings.HasPrefix(extension(path), ".json") && extension(path) != ".jsonl" {
+		j.array, err = beginsArray(file)
+	}
+	if err == nil && j.array {
+		err = j.indexArray()
+	} else if err == nil {
+		err = j.index()
+	}
 	if err == nil {
 		err = j.sample()
 	}
@@ -110,7 +118,9 @@ func (j *jsonLines) notAnObject(i int64, line []byte, err error) error {
 	case bytes.IndexByte(line, 0) >= 0:
 		detail = fmt.Sprintf("row %d holds a NUL byte: this is a binary file, or UTF-16 text (convert it to UTF-8)", i)
 	case i == 0 && line[0] == '[':
-		detail = "this is one JSON array; write its objects one a line"
+		detail = "this is one JSON array; name it .json, or write its objects one a line"
+	case i == 0 && j.rows() > 1 && bytes.HasPrefix(line, []byte("{")):
+		detail = "this is one JSON object over several lines; write the rows' objects one a line, or as one array"
 	case i == j.rows()-1 && i > 0:
 		detail += " (the file looks truncated)"
 	}
@@ -127,7 +137,11 @@ func (j *jsonLines) line(i int64) ([]byte, error) {
 	if _, err := j.file.ReadAt(line, j.offsets[i]); err != nil {
 		return nil, fmt.Errorf("read row %d of %s: %w", i, j.path, err)
 	}
-	return bytes.TrimSpace(line), nil
+	line = bytes.TrimSpace(line)
+	if j.array {
+		line = bytes.TrimSpace(bytes.TrimSuffix(line, []byte(",")))
+	}
+	return line, nil
 }
 
 func (j *jsonLines) reader(name string, tokens bool) (rowReader, error) {

@@ -3,6 +3,7 @@ package corpus
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,9 +17,9 @@ type textFile struct {
 }
 
 func openText(path string) (dataFile, error) {
-	file, err := os.Open(path)
+	file, err := openPlain(path)
 	if err != nil {
-		return nil, fmt.Errorf("open dataset: %w", err)
+		return nil, err
 	}
 	t := &textFile{path: path, file: file}
 	if err := t.index(); err != nil {
@@ -117,6 +118,23 @@ func (t *textFolder) reader(name string, _ bool) (rowReader, error) {
 }
 func (t *textFolder) close() error { return nil }
 
+// readText returns all of a text file that is one row.
+func readText(path string) ([]byte, error) {
+	file, err := openPlain(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.NewSectionReader(file, 0, maxRowBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	if len(data) > maxRowBytes {
+		return nil, fmt.Errorf("has more than the %d bytes that a row may have", maxRowBytes)
+	}
+	return data, nil
+}
+
 type folderReader struct {
 	*textFolder
 	column string
@@ -124,9 +142,9 @@ type folderReader struct {
 
 func (r *folderReader) read(i int64, other bool) (Row, error) {
 	path := r.paths[i]
-	data, err := os.ReadFile(path)
+	data, err := readText(path)
 	if err != nil {
-		return Row{}, fmt.Errorf("cannot be read: %w", err)
+		return Row{}, err
 	}
 	if bytes.IndexByte(data, 0) >= 0 {
 		return Row{}, binaryText(path, "it")
