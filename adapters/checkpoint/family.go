@@ -26,6 +26,7 @@ type Modules struct {
 	AttnPostNorm, MLPNorm, MLP, Gate, Up, Down, Act string
 	MLPPostNorm                                     string
 	QKV, GateUp                                     string // in the file: one tensor for several of the above
+	ScalesItself                                    bool   // the embedding's module multiplies by EmbeddingScale, not the model after it
 }
 
 // fusion is how a file stores matrices that read the same input.
@@ -124,7 +125,7 @@ func families() []family {
 			gemmaNorms(f)
 			f.types = []string{"gemma3_text", "gemma3"}
 			f.modules.Bodies = []string{"model.", "model.language_model.", "language_model.model.", ""}
-			f.modules.QNorm, f.modules.KNorm = "self_attn.q_norm", "self_attn.k_norm"
+			f.modules.QNorm, f.modules.KNorm, f.modules.ScalesItself = "self_attn.q_norm", "self_attn.k_norm", true
 			f.shape.QKNorm = NormHeads
 			f.arch = "gemma3"
 			f.adapt = func(d document, c *ModelConfig) {
@@ -165,6 +166,7 @@ func families() []family {
 			f.storage.qkv, f.storage.turned, f.ggufQKV = stacked, true, stacked
 			f.shape = ModelConfig{Norm: LayerNorm, PreNorms: true, LearnedPositions: true, AttentionBias: true, OutputBias: true, MLPBias: true, EmbeddingScale: 1}
 			f.adapt = func(d document, c *ModelConfig) {
+				c.KVHeads = c.Heads
 				if !d.flag("scale_attn_weights", true) {
 					c.AttentionScale = 1
 				}
@@ -183,6 +185,7 @@ func families() []family {
 			}
 			f.shape = ModelConfig{Norm: LayerNorm, PreNorms: true, OutputBias: true, MLPBias: true, EmbeddingScale: 1}
 			f.adapt = func(d document, c *ModelConfig) {
+				c.KVHeads = c.Heads
 				c.AttentionBias = d.flag("attention_bias", true)
 				c.OutputBias = c.AttentionBias
 				c.Parallel = d.flag("use_parallel_residual", true)
@@ -196,7 +199,7 @@ func families() []family {
 			f.modules.Q, f.modules.K, f.modules.V, f.modules.O = "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"
 			f.modules.Up, f.modules.Down, f.modules.MLPNorm = "mlp.fc_in", "mlp.fc_out", ""
 			f.shape = ModelConfig{Norm: LayerNorm, PreNorms: true, Parallel: true, SharedNorm: true, MLPBias: true, HeadBias: true, RotaryPairs: true, EmbeddingScale: 1}
-			f.adapt = func(d document, c *ModelConfig) { c.Rotary = d.size("rotary_dim", 1, 64) }
+			f.adapt = func(d document, c *ModelConfig) { c.KVHeads, c.Rotary = c.Heads, d.size("rotary_dim", 1, 64) }
 		}),
 		row("phi", absent{vocab: 51200, width: 2048, ff: 8192, layers: 24, heads: 32, positions: 2048, eps: 1e-5, act: "gelu_new"}, func(f *family) {
 			f.arch = ""
@@ -225,7 +228,8 @@ func gemmaNorms(f *family) {
 	f.storage.plusOne, f.shape.PostNorms = true, true
 }
 
-func familyNames() []string {
+// Families are the names of all decoders that can be read (ModelConfig.Family).
+func Families() []string {
 	var out []string
 	for _, f := range families() {
 		out = append(out, f.name)

@@ -17,7 +17,7 @@ func modelFromJSON(d document) (ModelConfig, family, error) {
 	}
 	f, known := familyWhere(func(f family) bool { return slices.Contains(f.types, kind) })
 	if !known {
-		return ModelConfig{}, f, &UnsupportedError{Path: d.path, Kind: "model_type", Name: kind, Supported: familyNames()}
+		return ModelConfig{}, f, &UnsupportedError{Path: d.path, Kind: "model_type", Name: kind, Supported: Families()}
 	}
 	whole := d
 	if d.has("text_config") { // a model of text and pictures: its text decoder

@@ -77,7 +77,7 @@ func (g *GGUF) slot(name string, p slot, shape []int) (Tensor, error) {
 	if !info.kind.readable() {
 		return Tensor{}, g.notReadable(info)
 	}
-	if len(info.shape) == 1 && !p.whole() { // a bias: its numbers are the rows
+	if len(info.shape) == 1 && shape != nil && !(p.whole() && slices.Equal(shape, info.shape)) { // a bias: its numbers are the rows
 		t, err := g.slot(name, slot{}, nil)
 		if err != nil {
 			return t, err

@@ -32,7 +32,11 @@ func moduleStages(c checkpoint.ModelConfig) map[string]stage {
 	if c.Parallel {
 		before = atResidPre
 	}
-	add(names.Embedding, none, atEmbedding)
+	embedding := atEmbedding
+	if names.ScalesItself {
+		embedding = atEmbed
+	}
+	add(names.Embedding, none, embedding)
 	add(names.Layers+".*", atResidPre, atResidPost)
 	layer(names.AttnNorm, atResidPre, atAttnIn)
 	layer(names.Attn, atAttnIn, atAttn)
