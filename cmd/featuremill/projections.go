@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"time"
 
 	"github.com/featuremill/featuremill/adapters/postgres"
 	"github.com/featuremill/featuremill/cmd/internal/wiring"
+	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/projections/projector"
 )
@@ -15,6 +18,7 @@ type projectionsCmd struct {
 	Status  projectionsStatusCmd  `cmd:"" default:"1" help:"Positions, and what is parked."`
 	Rebuild projectionsRebuildCmd `cmd:"" help:"Build a projection anew from the log, beside the old tables, then switch. Features are folded again from the artifacts."`
 	Retry   projectionsRetryCmd   `cmd:"" help:"Try the parked events of a stream again, in order."`
+	Skip    projectionsSkipCmd    `cmd:"" help:"Leave one parked event out of a projection for good. The log keeps who did it and why, and every rebuild and verify honours it."`
 }
 
 type projectionsStatusCmd struct{ wiring.Config }
@@ -73,6 +77,37 @@ func (c *projectionsRetryCmd) Run(ctx context.Context) error {
 	})
 }
 
+type projectionsSkipCmd struct {
+	wiring.Config
+	Name     string `arg:"" help:"library, extractions or features."`
+	Position int64  `arg:"" help:"The event's position, as status shows it."`
+	Reason   string `required:"" help:"Why; it stays in the log."`
+	Actor    string `help:"Who says so." env:"USER" default:"operator"`
+}
+
+func (c *projectionsSkipCmd) Run(ctx context.Context) error {
+	return offline(ctx, c.Config, func(ctx context.Context, log *postgres.Log, registry *event.Registry) error {
+		if !slices.ContainsFunc(wiring.Projections(), func(p projector.Projection) bool { return p.Name() == c.Name }) {
+			return unknownProjection(c.Name)
+		}
+		done, err := command.NewHandler(log, registry, time.Now).SkipEvent(ctx, command.Call{Metadata: event.Metadata{Actor: c.Actor}},
+			command.SkipEvent{Projection: c.Name, Position: c.Position, Reason: c.Reason})
+		if err != nil {
+			return err
+		}
+		if done.Position == 0 {
+			fmt.Printf("%s leaves event %s out already\n", c.Name, done.ID)
+			return nil
+		}
+		fmt.Printf("%s leaves event %s out from position %d on; what was parked behind it goes on then\n", c.Name, done.ID, done.Position)
+		return nil
+	})
+}
+
+func unknownProjection(name string) error {
+	return fmt.Errorf("there is no projection %q: library, extractions and features are", name)
+}
+
 func onProjection(ctx context.Context, cfg wiring.Config, name string, do func(context.Context, *projector.Runner) error) error {
 	return offline(ctx, cfg, func(ctx context.Context, log *postgres.Log, registry *event.Registry) error {
 		for _, p := range wiring.Projections() {
@@ -85,6 +120,6 @@ func onProjection(ctx context.Context, cfg wiring.Config, name string, do func(c
 			}
 			return do(ctx, r)
 		}
-		return fmt.Errorf("there is no projection %q: library, extractions and features are", name)
+		return unknownProjection(name)
 	})
 }
