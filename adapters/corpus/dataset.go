@@ -214,6 +214,9 @@ func kindOf(path string) string {
 	return ""
 }
 
+// Format names the kind of a dataset's file: jsonl, json, txt, parquet, arrow or npy, however it is compressed.
+func Format(path string) string { return strings.TrimPrefix(extension(path), ".") }
+
 // extension is what a file is called for its contents, compressed or not.
 func extension(path string) string {
 	path = strings.ToLower(path)

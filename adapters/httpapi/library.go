@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
+	imports "github.com/featuremill/featuremill/adapters/library"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/dataset"
 	"github.com/featuremill/featuremill/domain/model"
@@ -191,7 +192,11 @@ func (s *server) ImportDataset(ctx context.Context, r api.ImportDatasetRequestOb
 	}
 	name := called(unset(r.Body.Name), fileName(r.Body.Path))
 	if !replayed {
-		facts, err := s.Imports.Dataset(ctx, r.Body.Path, unset(r.Body.TextColumn))
+		o := imports.DatasetOptions{TextColumn: unset(r.Body.TextColumn), Split: unset(r.Body.Split)}
+		if r.Body.MaxRows != nil {
+			o.MaxRows = int(*r.Body.MaxRows)
+		}
+		facts, err := s.Imports.Dataset(ctx, r.Body.Path, o)
 		if err != nil {
 			return nil, err
 		}

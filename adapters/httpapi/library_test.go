@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -108,6 +109,8 @@ func TestWhatCannotBeImportedSaysWhyAndLeavesNothing(t *testing.T) {
 	_ = half
 	b.sae(t, "half/layer_9", 32, map[string]any{"hook_name": "blocks.9.hook_resid_post"})
 
+	file("splits/test.jsonl", `{"text":"a"}`)
+	splits := filepath.Dir(file("splits/train.jsonl", `{"text":"a"}`+"\n"+`{"text":"b"}`+"\n"+`{"text":"c"}`))
 	for _, c := range []struct {
 		name, path, code string
 		status           int
@@ -122,6 +125,9 @@ func TestWhatCannotBeImportedSaysWhyAndLeavesNothing(t *testing.T) {
 		{"a dataset without the column", "/api/v1/datasets/import", "unreadable_dataset", 422, map[string]any{"path": b.dataset(t), "text_column": "body"}, []string{"body", "text"}},
 		{"a truncated dataset", "/api/v1/datasets/import", "unreadable_dataset", 422, map[string]any{"path": file("cut.jsonl", `{"text":"a"}`+"\n"+`{"text":`)}, nil},
 		{"an empty dataset", "/api/v1/datasets/import", "", 422, map[string]any{"path": file("empty.jsonl", "")}, nil},
+		{"a dataset of several splits", "/api/v1/datasets/import", "unreadable_dataset", 422, map[string]any{"path": splits}, []string{"which split?", "test, train"}},
+		{"a split that is not there", "/api/v1/datasets/import", "unreadable_dataset", 422, map[string]any{"path": splits, "split": "dev"}, []string{"test, train"}},
+		{"no rows asked for", "/api/v1/datasets/import", "", 422, map[string]any{"path": splits, "split": "test", "max_rows": 0}, nil},
 		{"a truncated SAE", "/api/v1/saes/import/file", "unreadable_sae", 422, sae(truncated, nil), nil},
 		{"NaN weights", "/api/v1/saes/import/file", "unreadable_sae", 422, sae(nan, nil), []string{"NaN"}},
 		{"shapes that contradict the config", "/api/v1/saes/import/file", "unreadable_sae", 422, sae(b.sae(t, "shapes", 32, map[string]any{"d_in": 16}), nil), nil},
@@ -206,6 +212,20 @@ func TestATrainingIsImportedAndItsSAEsBecomeSAEsOfTheirOwn(t *testing.T) {
 	require.Contains(t, fmt.Sprint(gone["errors"]), "sae_none")
 	b.sent(t, 204, "DELETE", "/api/v1/trainings/t_1", nil)
 	b.refused(t, 404, "training_not_found", "DELETE", "/api/v1/trainings/none", nil)
+}
+
+func TestADatasetIsImportedBySplitAndByItsFirstRows(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	folder := filepath.Join(b.root, "splits")
+	require.NoError(t, os.MkdirAll(folder, 0o700))
+	for name, rows := range map[string]int{"train.jsonl": 5, "test.jsonl": 2} {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(strings.Repeat(`{"text":"Four score"}`+"\n", rows)), 0o600))
+	}
+	train := b.sent(t, 201, "POST", "/api/v1/datasets/import", map[string]any{"path": folder, "split": "train", "max_rows": 3})
+	require.EqualValues(t, 3, train["num_samples"])
+	test := b.sent(t, 201, "POST", "/api/v1/datasets/import", map[string]any{"path": folder, "split": "test"})
+	require.EqualValues(t, 2, test["num_samples"])
 }
 
 func TestAnImportThatIsSentTwiceHappensOnce(t *testing.T) {

@@ -32,7 +32,7 @@ type Imports interface {
 	Model(ctx context.Context, path string) (facts model.Facts, name string, err error)
 	SAE(ctx context.Context, path string, o imports.SAEOptions) (sae.Facts, error)
 	Training(ctx context.Context, path string) ([]training.SAE, error)
-	Dataset(ctx context.Context, path, textColumn string) (dataset.Facts, error)
+	Dataset(ctx context.Context, path string, o imports.DatasetOptions) (dataset.Facts, error)
 }
 
 // Config says what the interface stands on. Everything down to Positions is required.

@@ -10,7 +10,7 @@ import (
 type importCmd struct {
 	Model    importModelCmd    `cmd:"" help:"A HuggingFace folder (config.json, safetensors, tokenizer.json) or a GGUF file."`
 	SAE      importSAECmd      `cmd:"" name:"sae" help:"A SAELens folder (cfg.json, sae_weights.safetensors)."`
-	Dataset  importDatasetCmd  `cmd:"" help:"A .jsonl, .txt, .parquet or .npy file, or a folder of one kind of them."`
+	Dataset  importDatasetCmd  `cmd:"" help:"A .jsonl, .json or .txt file (each also .gz or .zst), .parquet, .arrow or .npy, or a folder of one kind of them."`
 	Training importTrainingCmd `cmd:"" help:"A finished training's checkpoint folder, with an SAE folder for each layer and hook."`
 }
 
@@ -65,10 +65,16 @@ type importDatasetCmd struct {
 	Path       string `arg:"" help:"File or folder, on the machine of the API."`
 	Name       string `help:"What to call it. Empty: the file's name."`
 	TextColumn string `help:"The column with the text. Empty: input_ids, else text, else the only column with text."`
+	Split      string `help:"Of a folder with several splits: train, test, ..."`
+	MaxRows    int64  `help:"The first rows only."`
 }
 
 func (c *importDatasetCmd) Run(ctx context.Context) error {
-	return c.importAt(ctx, "/datasets/import", with(with(map[string]any{"path": absolute(c.Path)}, "name", c.Name), "text_column", c.TextColumn))
+	body := with(with(map[string]any{"path": absolute(c.Path)}, "name", c.Name), "text_column", c.TextColumn)
+	if c.MaxRows != 0 {
+		body["max_rows"] = c.MaxRows
+	}
+	return c.importAt(ctx, "/datasets/import", with(body, "split", c.Split))
 }
 
 type importTrainingCmd struct {

@@ -1468,8 +1468,15 @@ type Hyperparameters struct {
 
 // ImportDatasetRequest defines model for ImportDatasetRequest.
 type ImportDatasetRequest struct {
-	Name *string `json:"name,omitempty"`
-	Path string  `json:"path"`
+	// MaxRows The first rows only
+	MaxRows *int64  `json:"max_rows,omitempty"`
+	Name    *string `json:"name,omitempty"`
+
+	// Path A .jsonl, .json or .txt file (each also .gz or .zst), .parquet, .arrow or .npy, or a folder of one kind, such as save_to_disk's
+	Path string `json:"path"`
+
+	// Split Of a folder with several splits, as its files' or folders' names have it: train, test, ...
+	Split *string `json:"split,omitempty"`
 
 	// TextColumn Without it: input_ids (token ids), else text, else the only column with text
 	TextColumn *string `json:"text_column,omitempty"`
@@ -2529,7 +2536,7 @@ type ServerInterface interface {
 	// ListDatasets Datasets, newest first
 	// (GET /api/v1/datasets)
 	ListDatasets(c *gin.Context, params ListDatasetsParams)
-	// ImportDataset Import a dataset (.jsonl, .txt, .parquet, .npy) from a file or folder on the machine of the API
+	// ImportDataset Import a dataset (.jsonl, .json, .txt, .parquet, .arrow, .npy) from a file or folder on the machine of the API
 	// (POST /api/v1/datasets/import)
 	ImportDataset(c *gin.Context, params ImportDatasetParams)
 	// DeleteDataset Delete a dataset; 409 in_use while an extraction uses it
@@ -7051,7 +7058,7 @@ type StrictServerInterface interface {
 	// ListDatasets Datasets, newest first
 	// (GET /api/v1/datasets)
 	ListDatasets(ctx context.Context, request ListDatasetsRequestObject) (ListDatasetsResponseObject, error)
-	// ImportDataset Import a dataset (.jsonl, .txt, .parquet, .npy) from a file or folder on the machine of the API
+	// ImportDataset Import a dataset (.jsonl, .json, .txt, .parquet, .arrow, .npy) from a file or folder on the machine of the API
 	// (POST /api/v1/datasets/import)
 	ImportDataset(ctx context.Context, request ImportDatasetRequestObject) (ImportDatasetResponseObject, error)
 	// DeleteDataset Delete a dataset; 409 in_use while an extraction uses it

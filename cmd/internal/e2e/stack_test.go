@@ -92,7 +92,7 @@ func newStack(t testing.TB, o options) *stack {
 	if texts == "" {
 		texts = "testdata/texts.jsonl"
 	}
-	d, err := s.library.Dataset(t.Context(), texts, "")
+	d, err := s.library.Dataset(t.Context(), texts, library.DatasetOptions{})
 	require.NoError(t, err)
 	_, err = s.commands.ImportDataset(t.Context(), call(), dataset.Import{ID: datasetID, Name: "speeches", Facts: d})
 	require.NoError(t, err)
