@@ -42,9 +42,6 @@ func modelFromJSON(d document) (ModelConfig, family, error) {
 	c.KVHeads = d.size("num_key_value_heads", 1, kvHeads)
 	c.NormEps = d.number(d.first("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"), f.absent.eps)
 	c.TiedEmbeddings = d.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", f.absent.tied))
-	if c.TiedEmbeddings {
-		c.HeadBias = f.shape.HeadBias
-	}
 	c.HiddenAct = d.text(d.first("hidden_act", "activation_function"), f.absent.act)
 	c.BOS, c.EOS = tokenID(whole, d, "bos_token_id"), tokenID(whole, d, "eos_token_id")
 	if d.failed() != nil {
@@ -191,6 +188,12 @@ func checkModel(path string, c ModelConfig) error {
 		return bad(fmt.Sprintf("the heads have %d dimensions", c.DHead), "an even number, as rotary embeddings need")
 	case c.Rotary%2 != 0 || c.Rotary > c.DHead:
 		return bad(fmt.Sprintf("%d of %d dimensions of a head turn", c.Rotary, c.DHead), "an even number, no more than all")
+	case c.Rope.Scaling == "longrope" && (len(c.Rope.ShortFactors) != c.Rotary/2 || len(c.Rope.LongFactors) != c.Rotary/2):
+		return bad(fmt.Sprintf("longrope has %d short and %d long factors", len(c.Rope.ShortFactors), len(c.Rope.LongFactors)), fmt.Sprintf("one of each for the %d pairs of dimensions that turn", c.Rotary/2))
+	case math.IsInf(c.Rope.AttentionFactor, 0) || math.IsNaN(c.Rope.AttentionFactor):
+		return bad(fmt.Sprintf("rope scaling multiplies by %v", c.Rope.AttentionFactor), "a finite attention_factor")
+	case c.Rope.Scaling == "dynamic" && c.Rotary < 4:
+		return bad(fmt.Sprintf("%d dimensions of a head turn", c.Rotary), "at least 4, as rope scaling dynamic needs")
 	case !(c.NormEps > 0) || c.NormEps >= 1:
 		return bad(fmt.Sprintf("the norms' epsilon is %v", c.NormEps), "a small number above 0")
 	case !positive(c.AttentionScale) || !positive(c.EmbeddingScale):

@@ -293,6 +293,10 @@ func FuzzModelConfig(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(data)
 	}
+	for _, name := range checkpoint.Families() { // the keys of all families, in one object each
+		f.Add(fmt.Appendf(nil, `{"model_type": %q, "hidden_size": 8, "n_embd": 8, "num_hidden_layers": 1, "n_layer": 1, "num_attention_heads": 2, "n_head": 2, "vocab_size": 24, "sliding_window": 4,
+			"layer_types": ["sliding_attention"], "rope_scaling": {"type": "longrope", "short_factor": [1, 2], "long_factor": [3, 4]}, "rotary_pct": 0.5, "text_config": null}`, name))
+	}
 	folder := f.TempDir()
 	weights, err := os.ReadFile("testdata/llama/tied/model.safetensors")
 	require.NoError(f, err)
