@@ -7,7 +7,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +21,13 @@ type opening struct {
 	names  []string
 	facts  SAEFacts
 	sae    *SAE
+
+	repoFrom, knownFrom string
+	known               knownRepo
+
+	scaled     bool    // the format has folded its scale itself
+	factor     float64 // above 0: the scale, from where the format keeps it
+	factorFrom string
 }
 
 // saeFormat is one way in which SAEs are published, known by the files that make it up.
@@ -32,17 +41,26 @@ type saeFormat struct {
 func saeFormats() []saeFormat {
 	return []saeFormat{
 		{"saelens", saeConfigFile + " and " + saeWeights, func(o *opening) bool { return o.holds(saeWeights) && o.has(saeConfigFile) }, openSAELens},
-		{"sparsify", saeConfigFile + " and " + sparsifyWeights, func(o *opening) bool { return o.holds(sparsifyWeights) }, openSparsify},
+		{"sparsify", saeConfigFile + " and " + sparsifyWeights, func(o *opening) bool { return o.holds(sparsifyWeights) && o.has(saeConfigFile) }, openSparsify},
+		{"gemma_scope", gemmaParams, func(o *opening) bool { return o.holds(gemmaParams) }, openGemmaScope},
+		{"llama_scope", llamaScopeConfig + " and checkpoints/" + llamaScopeWeights, func(o *opening) bool { return o.file == "" && o.has(llamaScopeConfig) }, openLlamaScope},
+		{"openmoss", configFile + " with sae_weights, checkpoints/pruned or checkpoints/final", (*opening).isMoss, openMoss},
+		{"temporal", temporalConfig + " and " + temporalWeights, func(o *opening) bool { return o.holds(temporalWeights) && o.has(temporalConfig) }, openTemporal},
+	}
+}
+
+// looseFormats are those whose weights are one file of any name: they are asked when no folder has a form of its own.
+func looseFormats() []saeFormat {
+	return []saeFormat{
+		{"torch", "a .pt or .pth file", func(o *opening) bool { return len(o.torchNames()) > 0 }, openTorchSAE},
+		{"safetensors", "a .safetensors file", func(o *opening) bool { return len(o.safetensorsNames()) > 0 }, openSafetensorsSAE},
 	}
 }
 
 // SAEFormats names the formats that OpenSAE reads.
 func SAEFormats() []string {
-	var names []string
-	for _, f := range saeFormats() {
-		names = append(names, f.name)
-	}
-	return names
+	return []string{"saelens", "sparsify", "gemma_scope", "gemma_scope_2", "llama_scope", "llama_scope_r1_distill", "llamascopium", "dictionary_learning",
+		"openai", "goodfire", "deepseek_r1", "qwen_scope", "connor_rob_hook_z", "mwhanna_transcoder", "mntss_clt", "temporal", "mistudio"}
 }
 
 // OpenSAE opens a published SAE: a folder, or the file with its weights. The format is found by what lies there; a fact that no
@@ -66,11 +84,19 @@ func OpenSAE(path string, options ...SAEOption) (_ *SAE, err error) {
 			err = errors.Join(err, o.sae.Close())
 		}
 	}()
+	if err = o.findKnown(); err != nil {
+		return nil, err
+	}
 	if err = format.open(o); err != nil {
 		return nil, err
 	}
-	o.sae.Config.Format = format.name
-	return o.sae, o.finish()
+	if o.sae.Config.Format == "" {
+		o.sae.Config.Format = format.name
+	}
+	if err = o.finish(); err != nil {
+		return nil, err
+	}
+	return o.sae, nil
 }
 
 // look finds out what lies at the path.
@@ -114,11 +140,9 @@ func (o *opening) opened(file tensorFile) {
 }
 
 func (o *opening) detect() (saeFormat, error) {
-	var found []saeFormat
-	for _, f := range saeFormats() {
-		if f.found(o) {
-			found = append(found, f)
-		}
+	found := o.among(saeFormats())
+	if len(found) == 0 {
+		found = o.among(looseFormats())
 	}
 	switch len(found) {
 	case 1:
@@ -133,10 +157,19 @@ func (o *opening) detect() (saeFormat, error) {
 	return saeFormat{}, e
 }
 
+func (o *opening) among(formats []saeFormat) (found []saeFormat) {
+	for _, f := range formats {
+		if f.found(o) {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
 // nothing says what is missing: SAEs may lie one folder further down, or a part of one may not be there.
 func (o *opening) nothing() error {
 	if o.file != "" {
-		return &FormatError{Path: o.path, Fact: "it is a file that holds no SAE of a known format", Want: o.known()}
+		return &FormatError{Path: o.path, Fact: "it is a file that holds no SAE of a known format", Want: o.layouts()}
 	}
 	if below := foldersWithSAEs(o.folder); len(below) > 0 {
 		return &AmbiguousError{Path: o.path, Fact: "the folder holds several SAEs", Choices: below, How: "give the path of one of them"}
@@ -144,12 +177,12 @@ func (o *opening) nothing() error {
 	if o.has(saeConfigFile) {
 		return fmt.Errorf("%s: the file is missing; beside a %s it should be there (or %s): %w", o.at(saeWeights), saeConfigFile, sparsifyWeights, fs.ErrNotExist)
 	}
-	return fmt.Errorf("%s: there is no SAE of a known format; expected %s: %w", o.folder, o.known(), fs.ErrNotExist)
+	return fmt.Errorf("%s: there is no SAE of a known format; expected %s: %w", o.folder, o.layouts(), fs.ErrNotExist)
 }
 
-func (o *opening) known() string {
+func (o *opening) layouts() string {
 	var all []string
-	for _, f := range saeFormats() {
+	for _, f := range append(saeFormats(), looseFormats()...) {
 		all = append(all, f.files+" ("+f.name+")")
 	}
 	return "a folder with " + strings.Join(all, ", or ")
@@ -175,11 +208,9 @@ func foldersWithSAEs(root string) []string {
 		if o.look(path) != nil {
 			return nil
 		}
-		for _, f := range saeFormats() {
-			if f.found(o) {
-				found = append(found, filepath.ToSlash(relative))
-				return fs.SkipDir
-			}
+		if len(o.among(saeFormats())) > 0 || len(o.among(looseFormats())) > 0 {
+			found = append(found, filepath.ToSlash(relative))
+			return fs.SkipDir
 		}
 		return nil
 	})
@@ -190,22 +221,38 @@ func foldersWithSAEs(root string) []string {
 func (o *opening) finish() error {
 	s := o.sae
 	c := &s.Config
+	o.applyKnown()
 	if err := o.applyOptions(); err != nil {
 		return err
 	}
 	if point, layer := ParseHookName(c.Hook); layer >= 0 {
 		c.HookPoint, c.Layer = point, layer
+	} else if layer := layerOfModule(c.Hook); layer >= 0 {
+		c.Layer = layer
 	}
 	if c.Reshape == "" {
 		c.Reshape = "none"
 	}
-	if err := s.applyScale(o.folder, o.facts.ScalingFactor); err != nil {
+	if err := o.applyScale(); err != nil {
 		return err
 	}
 	s.noteDeadRows()
 	var err error
 	c.SHA256, err = HashFiles(c.Files)
 	return err
+}
+
+// layerOfModule reads the layer from a module's name, model.layers.8.mlp.input; −1 where there is none.
+func layerOfModule(name string) int {
+	found := regexp.MustCompile(`(?:^|\.)(?:layers|h)\.(\d{1,5})(?:\.|$)`).FindStringSubmatch(name)
+	if found == nil {
+		return -1
+	}
+	n, err := strconv.Atoi(found[1])
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // override gives a fact that a person stated, and notes it where the files say otherwise.
@@ -241,9 +288,6 @@ func (o *opening) applyOptions() error {
 			c.learned("layer", "option")
 		}
 	}
-	if p.Repo != "" {
-		c.Repo = p.Repo
-	}
 	if p.K != 0 {
 		if c.K == 0 {
 			return &FormatError{Path: o.path, Fact: fmt.Sprintf("k was given and the SAE's architecture is %s", c.Architecture), Want: "k for a top-k SAE only"}
@@ -271,34 +315,41 @@ func (o *opening) applyOptions() error {
 	return nil
 }
 
-// applyScale folds the factor of expected_average_only_in, from the caller or from activation_scaler.json. That file is also
-// written beside SAEs that are folded already, where it must be ignored.
-func (s *SAE) applyScale(folder string, given *float64) error {
+// applyScale folds the factor of expected_average_only_in: the caller's, the format's own, activation_scaler.json's or known.yaml's,
+// in this order. The scaler's file is also written beside SAEs that are folded already, where it must be ignored.
+func (o *opening) applyScale() error {
+	s, given := o.sae, o.facts.ScalingFactor
+	if o.scaled {
+		return nil
+	}
 	if s.Config.Normalization != NormExpected {
 		if given != nil {
-			return &ScaleNotWantedError{Path: folder, Normalization: s.Config.Normalization, Folded: slices.Contains(s.Config.Folds, FoldScale)}
+			return &ScaleNotWantedError{Path: o.path, Normalization: s.Config.Normalization, Folded: slices.Contains(s.Config.Folds, FoldScale)}
 		}
 		return nil
 	}
-	factor, source := 0.0, "option"
-	if given != nil {
-		factor = *given
-	} else {
-		d, err := readDocument(filepath.Join(folder, saeScaler), maxConfig)
-		if errors.Is(err, fs.ErrNotExist) {
-			return &ScalingFactorError{Path: folder}
-		}
-		if err != nil {
+	factor, source := o.factor, o.factorFrom
+	switch {
+	case given != nil:
+		factor, source = *given, "option"
+	case source != "":
+	default:
+		d, err := readDocument(o.at(saeScaler), maxConfig)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if !d.has("scaling_factor") {
-			return &ScalingFactorError{Path: folder}
+		if err == nil && d.has("scaling_factor") {
+			if factor, source = d.number("scaling_factor", 0), d.name(); d.failed() != nil {
+				return d.failed()
+			}
+			s.Config.Files = append(s.Config.Files, d.path)
+			break
 		}
-		factor, source = d.number("scaling_factor", 0), d.name()
-		if d.failed() != nil {
-			return d.failed()
+		known, ok := o.knownScale()
+		if !ok {
+			return &ScalingFactorError{Path: o.folder}
 		}
-		s.Config.Files = append(s.Config.Files, d.path)
+		factor, source = known, o.knownFrom
 	}
 	s.Config.learned("scaling_factor", source)
 	return s.FoldScalingFactor(factor)

@@ -8,11 +8,12 @@ type SAEFacts struct {
 	Architecture     string   `json:"architecture,omitempty"`   // where weights without a configuration leave it open: standard, topk
 	K                int      `json:"k,omitempty"`
 	ApplyBDecToInput *bool    `json:"apply_b_dec_to_input,omitempty"`
-	ModelName        string   `json:"model_name,omitempty"` // a repository of the hub
-	Hook             string   `json:"hook,omitempty"`       // SAEConfig.Hook
-	HookOut          string   `json:"hook_out,omitempty"`   // of a transcoder
-	Layer            *int     `json:"layer,omitempty"`      // of files that hold several layers, it chooses one
-	Repo             string   `json:"repo,omitempty"`       // owner/name on the hub, where the path does not say it: some facts are known by it
+	ModelName        string   `json:"model_name,omitempty"`      // a repository of the hub
+	Hook             string   `json:"hook,omitempty"`            // SAEConfig.Hook
+	HookOut          string   `json:"hook_out,omitempty"`        // of a transcoder
+	Layer            *int     `json:"layer,omitempty"`           // of files that hold several layers, it chooses one
+	SkipTransposed   *bool    `json:"skip_transposed,omitempty"` // Gemma Scope 2: whether affine_skip_connection is to be transposed
+	Repo             string   `json:"repo,omitempty"`            // owner/name on the hub, where the path does not say it: some facts are known by it
 }
 
 // SAEOption adds facts that the files do not hold.

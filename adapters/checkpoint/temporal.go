@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // normScalar is a normalisation that only temporal SAEs have: one factor on the way in, divided on the way out.
@@ -71,4 +70,76 @@ func (s *SAE) temporalParts(d document, file tensorFile) ([]part, error) {
 	return parts, nil
 }
 
-func isAttention(name string) bool { return strings.HasPrefix(name, "attn_layers.") }
+const (
+	temporalConfig  = "conf.yaml"
+	temporalWeights = "latest_ckpt.safetensors"
+)
+
+// openTemporal opens canrager's temporal SAEs: conf.yaml and latest_ckpt.safetensors, with D, b, E and attention layers. SAELens
+// 6.54 reads E as it is, [d_in, d_sae]; where its shape says the transpose, it is turned.
+func openTemporal(o *opening) error {
+	d, err := readYAML(o.at(temporalConfig))
+	if err != nil {
+		return err
+	}
+	s, c := o.sae, &o.sae.Config
+	c.Files = append(c.Files, d.path)
+	llm, sae := d.object("llm"), d.object("sae")
+	for _, key := range []string{"exp_factor", "scaling_factor"} {
+		if !sae.has(key) {
+			sae.fail(key, "a number above 0")
+		}
+	}
+	c.DIn = llm.size("dimin", 1, 0)
+	if !llm.has("dimin") {
+		llm.fail("dimin", "a whole number of at least 1")
+	}
+	wide := float64(c.DIn) * sae.number("exp_factor", 0)
+	if d.failed() == nil && (wide < 1 || wide > maxSize) {
+		sae.fail("exp_factor", "a number above 0")
+	}
+	c.DSAE, c.DOut = int(wide), c.DIn
+	c.Architecture, c.FileArchitecture, c.ApplyBDecToInput = "temporal", "temporal", true
+	c.Normalization, c.FileNormalization = NormNone, normScalar
+	if factor := sae.number("scaling_factor", 0); d.failed() == nil && factor > 0 {
+		sae.fields["activation_normalization_factor"] = sae.fields["scaling_factor"]
+	}
+	for _, fact := range []string{"d_in", "d_sae", "normalization"} {
+		c.learned(fact, d.name())
+	}
+	o.byFormat("temporal SAEs", "architecture", "apply_b_dec_to_input")
+	if err := d.failed(); err != nil {
+		return err
+	}
+	file, err := OpenSafetensors(o.at(temporalWeights))
+	if err != nil {
+		return err
+	}
+	o.opened(file)
+	parts, err := s.temporalParts(sae, file)
+	if err != nil {
+		return err
+	}
+	for i, p := range parts {
+		if p.name != "W_enc" {
+			continue
+		}
+		parts[i].name = "E"
+		t, err := file.Tensor("E")
+		if err != nil {
+			return err
+		}
+		if slices.Equal(t.Shape, []int{c.DSAE, c.DIn}) && c.DSAE != c.DIn {
+			parts[i].shape, parts[i].why, parts[i].flip = t.Shape, "[d_sae, d_in]", true
+		}
+	}
+	parts = append(parts, part{name: "D", why: "[d_sae, d_in]", into: &s.WDec, shape: []int{c.DSAE, c.DIn}}, part{name: "b", why: "[d_in]", into: &s.BDec, shape: []int{c.DIn}})
+	if layer, ok := o.layerInPath(layerFolder); ok {
+		c.Layer, c.Hook = layer, fmt.Sprintf("blocks.%d.hook_resid_post", layer)
+		c.learned("layer", "the path")
+		c.learned("hook", "the path")
+	} else if o.facts.Hook == "" {
+		return &QuestionError{Path: o.path, Fact: "the layer that the SAE reads", Why: "the path does not name it (layer_12)", Option: "--layer"}
+	}
+	return s.bind(file, parts)
+}
