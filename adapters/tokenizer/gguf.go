@@ -88,6 +88,11 @@ func FromGGUF(g checkpoint.GGUFTokenizer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return write(file)
+}
+
+// write gives the bytes of a tokenizer.json.
+func write(file map[string]any) ([]byte, error) {
 	file["version"], file["truncation"], file["padding"] = "1.0", nil, nil
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)

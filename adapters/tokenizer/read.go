@@ -9,17 +9,24 @@ import (
 	"github.com/featuremill/featuremill/adapters/checkpoint"
 )
 
-// Read returns the tokenizer.json of a model: path is that file, a folder that has it, or a .gguf file, whose
-// tokenizer is rebuilt.
+// Read returns the tokenizer.json of a model: path is that file, a folder that has it, or what it can be built
+// from: a .gguf file, a SentencePiece tokenizer.model, or a folder that has only the latter.
 func Read(path string) ([]byte, error) {
 	if strings.EqualFold(filepath.Ext(path), ".gguf") {
 		return readGGUF(path)
+	}
+	if strings.EqualFold(filepath.Ext(path), ".model") {
+		return fromModelFile(path)
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		folder := path
 		path = filepath.Join(folder, "tokenizer.json")
 		if _, err := os.Stat(path); os.IsNotExist(err) {
-			return nil, fmt.Errorf("the folder %s has no tokenizer.json (fast tokenizer): %w", folder, os.ErrNotExist)
+			model := filepath.Join(folder, "tokenizer.model")
+			if _, err := os.Stat(model); err == nil {
+				return fromModelFile(model)
+			}
+			return nil, fmt.Errorf("the folder %s has no tokenizer.json (and no tokenizer.model to build one from): %w", folder, os.ErrNotExist)
 		}
 	}
 	data, err := os.ReadFile(path)

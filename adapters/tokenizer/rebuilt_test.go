@@ -4,6 +4,9 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -130,4 +133,91 @@ func factsOf(t *testing.T, data []byte, model string) (checkpoint.GGUFTokenizer,
 		}
 	}
 	return g, swallowing
+}
+
+func TestASentencePieceModelAloneIsEnough(t *testing.T) {
+	t.Parallel()
+	t.Run("Mistral 7B v0.1, the space before every text", func(t *testing.T) {
+		t.Parallel()
+		data, err := fromSentencePiece(real(t, "mistral1.tokenizer.model"), nil)
+		require.NoError(t, err)
+		requireGolden(t, data, "mistral1")
+	})
+	t.Run("Mistral's third, without its config", func(t *testing.T) {
+		t.Parallel()
+		data, err := fromSentencePiece(real(t, "mistral3.tokenizer.model"), nil)
+		require.NoError(t, err)
+		requireGolden(t, data, "mistral3")
+	})
+	t.Run("Mistral 7B v0.3, as its own tokenizer.json", func(t *testing.T) {
+		t.Parallel()
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer.model"), real(t, "mistral3.tokenizer.model"), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), []byte(`{"legacy": false, "add_bos_token": true, "added_tokens_decoder": {"1": {"content": "<s>", "special": true}}}`), 0o600))
+		data, err := Read(dir)
+		require.NoError(t, err)
+		// The model file and the tokenizer.json are of different makers, who name one control token differently.
+		left := requireGoldenUnless(t, data, "mistral", func(text string) bool { return strings.Contains(text, "[control_") })
+		require.Equal(t, 5, left)
+	})
+	model := real(t, "mistral1.tokenizer.model")
+	for name, c := range map[string]struct{ model, config, want string }{
+		"a truncated model":           {string(model[:len(model)-5]), "", "not a SentencePiece model"},
+		"no model":                    {"", "", "it has no pieces"},
+		"another file":                {"{}", "", "not a SentencePiece model"},
+		"a unigram model":             {"\x0a\x05\x0a\x03abc", "", "not a BPE model but unigram; give the model's tokenizer.json"},
+		"a model that mends spaces":   {"\x0a\x05\x0a\x03abc\x12\x02\x18\x02", "", "by rules of its own"},
+		"a token that contradicts it": {string(model), `{"added_tokens_decoder": {"5": {"content": "five"}}}`, `says that token 5 is "five"`},
+		"a token far off":             {string(model), `{"added_tokens_decoder": {"40000": {"content": "far"}}}`, `says that token 40000 is "far"`},
+	} {
+		var config []byte
+		if c.config != "" {
+			config = []byte(c.config)
+		}
+		_, err := fromSentencePiece([]byte(c.model), config)
+		var format *FormatError
+		require.ErrorAs(t, err, &format, name)
+		require.ErrorContains(t, err, c.want, name)
+	}
+}
+
+func FuzzSentencePiece(f *testing.F) {
+	f.Add([]byte("\x0a\x05\x0a\x03abc\x12\x02\x18\x02\x1a\x02\x20\x00"), []byte(`{"legacy": false, "added_tokens_decoder": {"1": {"content": "x"}}}`))
+	if cache, err := os.UserCacheDir(); err == nil {
+		if model, err := os.ReadFile(filepath.Join(cache, "featuremill", "tokenizers", "mistral1.tokenizer.model")); err == nil {
+			f.Add(model[:8000], []byte(`{}`))
+		}
+	}
+	f.Fuzz(func(_ *testing.T, model, config []byte) {
+		_, _ = fromSentencePiece(model, config)
+	})
+}
+
+// FuzzFromGGUF builds a tokenizer of any facts; what is built must load or be refused.
+func FuzzFromGGUF(f *testing.F) {
+	f.Add(true, "smollm", "a\x00<s>\x00b\x00ab", []byte{1, 3, 1, 1}, "a b", 1)
+	f.Add(false, "", "<unk>\x00<s>\x00▁\x00▁▁", []byte{2, 3, 1, 4}, "", 1)
+	f.Fuzz(func(t *testing.T, bytes bool, pre, tokens string, types []byte, merges string, bos int) {
+		g := checkpoint.GGUFTokenizer{Model: "llama", Pre: pre, Tokens: strings.Split(tokens, "\x00"), BOS: &bos}
+		if bytes {
+			g.Model, g.Merges = "gpt2", strings.Split(merges, "\n")
+		} else {
+			for b := range 256 {
+				g.Tokens, types = append(g.Tokens, fmt.Sprintf("<0x%02X>", b)), append(types, ggufByte)
+			}
+		}
+		for i, kind := range types {
+			g.Types, g.Scores = append(g.Types, int32(kind)), append(g.Scores, float32(i%7))
+		}
+		data, err := FromGGUF(g)
+		if err != nil {
+			return
+		}
+		tk, err := LoadBytes(data)
+		if err != nil {
+			return
+		}
+		_, _ = tk.Encode(tokens+" "+merges, true)
+		require.NoError(t, tk.Close())
+	})
 }
