@@ -100,7 +100,7 @@ func families() []family {
 			}
 		}),
 		row("gemma", absent{vocab: 256000, width: 3072, ff: 24576, layers: 28, heads: 16, kvHeads: 16, head: 256, positions: 8192, eps: 1e-6, tied: true, act: "gelu_pytorch_tanh"}, func(f *family) {
-			f.storage.plusOne = true
+			f.storage.plusOne, f.shape.NormRoundsOnce = true, true
 			f.adapt = func(d document, c *ModelConfig) {
 				gemma(d, c)
 				// The first files of 2024 say "gelu", which Google's own code never computed; the name was mended there, and
@@ -153,7 +153,7 @@ func families() []family {
 			m := &f.modules
 			m.AttnNorm, m.MLPNorm, m.AttnPostNorm, m.MLPPostNorm = "", "", "post_attention_layernorm", "post_feedforward_layernorm"
 			m.QNorm, m.KNorm = "self_attn.q_norm", "self_attn.k_norm"
-			f.shape.PreNorms, f.shape.PostNorms, f.shape.QKNorm = false, true, NormProjections
+			f.shape.PreNorms, f.shape.PostNorms, f.shape.QKNorm, f.shape.NormRoundsOnce = false, true, NormProjections, true
 			f.adapt = func(d document, c *ModelConfig) {
 				c.AttentionBias = d.flag("attention_bias", false)
 				c.OutputBias = c.AttentionBias
@@ -225,7 +225,7 @@ func gptNames(f *family) {
 
 func gemmaNorms(f *family) {
 	f.modules.AttnPostNorm, f.modules.MLPNorm, f.modules.MLPPostNorm = "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
-	f.storage.plusOne, f.shape.PostNorms = true, true
+	f.storage.plusOne, f.shape.PostNorms, f.shape.NormRoundsOnce = true, true, true
 }
 
 // Families are the names of all decoders that can be read (ModelConfig.Family).

@@ -29,13 +29,14 @@ type ModelConfig struct {
 	BOS, EOS       *int   // nil: the checkpoint names none
 
 	// The norms.
-	Norm       string  // RMSNorm or LayerNorm (which has a bias)
-	NormEps    float64 // of all of them
-	PreNorms   bool    // attention and MLP read the residual stream through a norm
-	PostNorms  bool    // a norm stands between what they make and the residual stream
-	QKNorm     string  // "", NormHeads or NormProjections: queries and keys are normalised before they turn
-	Parallel   bool    // attention and MLP read the same residual stream; there is none between them
-	SharedNorm bool    // and through the same norm
+	Norm           string  // RMSNorm or LayerNorm (which has a bias)
+	NormEps        float64 // of all of them
+	PreNorms       bool    // attention and MLP read the residual stream through a norm
+	PostNorms      bool    // a norm stands between what they make and the residual stream
+	QKNorm         string  // "", NormHeads or NormProjections: queries and keys are normalised before they turn
+	Parallel       bool    // attention and MLP read the same residual stream; there is none between them
+	SharedNorm     bool    // and through the same norm
+	NormRoundsOnce bool    // in half precision: after the weight only, not before it too
 
 	// What is added, and what is scaled.
 	AttentionBias    bool    // q, k and v projections have biases

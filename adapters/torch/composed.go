@@ -69,14 +69,18 @@ func (e *composed) rows(s *scope, table weight, index []int32) tensor {
 	return s.rows(table.t, s.ints(ids, int64(len(ids))))
 }
 
-// norm is weight · (x · rsqrt(mean(x²) + eps)), in float32 but for the weight, or a layer norm.
+// norm is weight · (x · rsqrt(mean(x²) + eps)) in float32, or a layer norm. Where that is not the model's
+// dtype, most families round before the weight too.
 func (e *composed) norm(s *scope, x tensor, n gain) tensor {
 	if n.bias.t != nil {
 		return s.layerNorm(x, n, e.m.config.NormEps)
 	}
 	x = s.float32(x)
-	scale := s.rsqrt(s.addScalar(s.meanLast(s.square(x)), e.m.config.NormEps))
-	return s.mul(n.weight.t, e.m.typed(s, s.mul(x, scale)))
+	x = s.mul(x, s.rsqrt(s.addScalar(s.meanLast(s.square(x)), e.m.config.NormEps)))
+	if !e.m.config.NormRoundsOnce {
+		x = e.m.typed(s, x)
+	}
+	return e.m.typed(s, s.mul(n.weight.t, x))
 }
 
 func (e *composed) project(s *scope, x tensor, w linear) tensor {

@@ -2,10 +2,12 @@ package torch
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -252,4 +254,44 @@ func TestEveryPeculiarityOfAFamilyShowsInItsCase(t *testing.T) {
 			require.Greater(t, worst(t, rowsOf(a.Hooks[last], sequences, a.Seq, shape[1]), want, shape[1]), 2*parity)
 		})
 	}
+}
+
+// Half precision runs through every family's operations, and is off by about as much as transformers' own
+// is: what 8 bits cost is stated, not promised.
+func TestEveryFamilyRunsInHalfPrecision(t *testing.T) {
+	r := inDType(t, "bfloat16")
+	goldens, err := filepath.Glob("testdata/families/*.golden.safetensors")
+	require.NoError(t, err)
+	for _, path := range goldens {
+		name := strings.TrimSuffix(path, ".golden.safetensors")
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			m, g := openModelIn(t, r, name), openGolden(t, path)
+			sequences, last := g.sequences(), Hook{Layer: m.config.Layers - 1, Point: ResidPost}
+			a, err := m.Activations(t.Context(), sequences, []Hook{last}, true)
+			require.NoError(t, err)
+			want, shape := g.floats(last.String())
+			difference := mean(rowsOf(a.Hooks[last], sequences, a.Seq, shape[1]), want, shape[1])
+			t.Logf("%s: %.2g in the mean", last, difference)
+			theirs, err := strconv.ParseFloat(g.f.Metadata()["bfloat16"], 64)
+			require.NoError(t, err)
+			t.Logf("transformers: %.2g", theirs)
+			require.Less(t, difference, 1.5*theirs)
+			require.Greater(t, difference, 1e-5, "it was computed in float32")
+		})
+	}
+}
+
+// mean is the mean ‖Δ‖₂/‖x‖₂ of rows.
+func mean(got, want []float32, width int) float64 {
+	sum := 0.0
+	for r := 0; r < len(want); r += width {
+		var difference, size float64
+		for i := r; i < r+width; i++ {
+			d := float64(got[i]) - float64(want[i])
+			difference += d * d
+			size += float64(want[i]) * float64(want[i])
+		}
+		sum += math.Sqrt(difference / size)
+	}
+	return sum / float64(len(want)/width)
 }

@@ -1,6 +1,10 @@
 package torch
 
-import "github.com/featuremill/featuremill/adapters/checkpoint"
+import (
+	"math"
+
+	"github.com/featuremill/featuremill/adapters/checkpoint"
+)
 
 // pass is one batch on its way through the layers.
 type pass struct {
@@ -38,11 +42,22 @@ func (p *pass) embed(s *scope) tensor {
 	x := m.exec.embed(s, p.b, m.embedding)
 	p.tap(s, 0, atEmbedding, x)
 	if m.config.EmbeddingScale != 1 {
-		x = s.mulScalar(x, m.config.EmbeddingScale)
+		x = s.mulScalar(x, m.rounded(m.config.EmbeddingScale))
 	}
 	p.tap(s, 0, atEmbed, x)
 	if m.config.LearnedPositions {
 		x = s.add(x, s.rows(m.learned.t, s.ints(p.b.index(), p.b.rows())))
+	}
+	return x
+}
+
+// rounded is a constant as it is in the model's dtype, in which transformers keeps it.
+func (m *Model) rounded(x float64) float64 {
+	switch bits := math.Float32bits(float32(x)); m.runtime.dtype {
+	case bfloat16Type: // to nearest, ties to even
+		return float64(math.Float32frombits((bits + 0x7fff + bits>>16&1) &^ 0xffff))
+	case float16Type:
+		return float64(math.Float32frombits((bits + 0xfff + bits>>13&1) &^ 0x1fff))
 	}
 	return x
 }

@@ -212,7 +212,9 @@ func (m *Model) site(h Hook) (site, error) {
 			}
 			return site{}, &HookError{Name: h.String()}
 		}
-		at.stage = found
+		if at.stage = found; found <= atEmbed {
+			at.layer = 0
+		}
 	}
 	switch {
 	case at.stage == atResidMid && c.Parallel:
@@ -268,8 +270,8 @@ func (m *Model) Width(h Hook) int {
 }
 
 // near are hooks with which the claimed one could have been confused: of equal width, up to reach layers away, each tensor once
-// and the claimed one under its own name.
-func (m *Model) near(claimed Hook, reach int) []Hook {
+// and the claimed one under its own name. Points in own are looked at in the claimed layer only.
+func (m *Model) near(claimed Hook, reach int, own ...Point) []Hook {
 	first, last := max(0, claimed.Layer-reach), min(m.config.Layers-1, claimed.Layer+reach)
 	kinds := []Point{ResidPre, AttnOut, ResidMid, MLPOut, ResidPost}
 	mine, err := m.site(claimed)
@@ -289,6 +291,9 @@ func (m *Model) near(claimed Hook, reach int) []Hook {
 		known := kinds
 		if mine.stage != atEmbed {
 			known = append([]Point{claimed.Point}, kinds...)
+		}
+		if l == claimed.Layer {
+			known = slices.Concat(known, own)
 		}
 		for _, p := range known {
 			h := Hook{Layer: l, Point: p, Centred: claimed.Centred}

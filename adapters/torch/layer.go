@@ -60,6 +60,10 @@ func (m *Model) layerWeights(s *scope, n int) *layer {
 	return m.layers[n]
 }
 
+// norm loads what a norm multiplies by: in float32 for an RMS norm, whatever the model's dtype.
 func (m *Model) norm(s *scope, name string) gain {
-	return gain{weight: m.parameter(s, name+".weight"), bias: m.optional(s, name+".bias", m.config.Norm == checkpoint.LayerNorm)}
+	if m.config.Norm == checkpoint.LayerNorm {
+		return gain{weight: m.parameter(s, name+".weight"), bias: m.parameter(s, name+".bias")}
+	}
+	return gain{weight: m.parameterAs(s, name+".weight", float32Type)}
 }

@@ -27,9 +27,13 @@ func (m *Model) optional(s *scope, name string, present bool) weight {
 	return m.parameter(s, name)
 }
 
-// parameter binds a checkpoint's tensor: a file that is mapped and has the runtime's dtype is used where
+// parameter binds a checkpoint's tensor: a file that is mapped and has the wanted dtype is used where
 // it lies, all else is converted into memory of its own.
 func (m *Model) parameter(s *scope, name string) weight {
+	return m.parameterAs(s, name, m.runtime.dtype)
+}
+
+func (m *Model) parameterAs(s *scope, name string, dtype int32) weight {
 	if s.err != nil {
 		return weight{}
 	}
@@ -42,10 +46,10 @@ func (m *Model) parameter(s *scope, name string) weight {
 		return weight{}
 	}
 	var w weight
-	if s.device == cpu && m.runtime.dtype == float32Type {
+	if s.device == cpu && dtype == float32Type {
 		err = bindFloat32(s, &w, found)
 	} else {
-		err = bindConverted(s, &w, found, m.runtime.dtype)
+		err = bindConverted(s, &w, found, dtype)
 	}
 	if err != nil {
 		s.fail(fmt.Errorf("weights: tensor %s: %w", name, err))

@@ -5,9 +5,10 @@ torch 2.7.1, transformers 4.56.2, gguf 0.19.0, safetensors (any). Run in this fo
 
 A golden file has input_ids and attention_mask [batch, seq], padded on the right, and for every hook the rows of unmasked tokens
 only, [tokens, width], in order. Names are TransformerLens' or Hugging Face's; "centred." before one is what it shows with
-center_writing_weights.
+center_writing_weights. Its metadata say how far transformers' own bfloat16 is off at the last layer, in the mean over tokens.
 """
 
+import copy
 import json
 import shutil
 import sys
@@ -333,12 +334,15 @@ def main():
             found.pop("logits")
         if "-" in case:  # a variant: what differs shows in these
             found = {k: v for k, v in found.items() if ".hook_" in k or k in ("hook_embed", "logits")}
+        last = f"blocks.{len(Parts(model).layers) - 1}.hook_resid_post"
+        half = golden(copy.deepcopy(model).to(torch.bfloat16), case, ids, mask)[last]
+        off = ((half - found[last]).norm(dim=-1) / found[last].norm(dim=-1)).mean().item()
         if Parts(model).layer_norm:
             centre_writing_weights(model)
             for name, value in golden(model, case, ids, mask).items():
                 if name.startswith(("hook_embed", "blocks.1.hook", "blocks.1.ln2")):
                     found["centred." + name] = value
-        meta = {"family": json.loads((folder / "config.json").read_text())["model_type"], "reference": "transformers " + tf.__version__}
+        meta = {"family": json.loads((folder / "config.json").read_text())["model_type"], "reference": "transformers " + tf.__version__, "bfloat16": f"{off:.4f}"}
         save_file({"input_ids": ids, "attention_mask": mask} | {k: v.contiguous() for k, v in found.items()}, HERE / f"{case}.golden.safetensors", metadata=meta)
         print(case, len(found))
 
