@@ -45,8 +45,8 @@ func openGemmaScope(o *opening) error {
 		return err
 	}
 	o.sized(in[0], in[1], out[1])
-	embedding := slices.Contains(strings.Split(filepath.ToSlash(o.folder), "/"), "embedding")
-	if embedding && o.facts.Hook == "" {
+	embedding := o.facts.Hook == "hook_embed" || o.facts.Hook == "" && slices.Contains(strings.Split(filepath.ToSlash(o.folder), "/"), "embedding")
+	if embedding {
 		c.Hook = "hook_embed"
 		c.learned("hook", "the path (embedding)")
 	} else if err := o.hookOfRepo(layerFolder); err != nil {

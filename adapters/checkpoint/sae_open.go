@@ -141,7 +141,7 @@ func (o *opening) opened(file tensorFile) {
 
 func (o *opening) detect() (saeFormat, error) {
 	found := o.among(saeFormats())
-	if len(found) == 0 {
+	if len(found) == 0 && (o.file != "" || !o.has(saeConfigFile)) { // beside a cfg.json any other file is none of its weights
 		found = o.among(looseFormats())
 	}
 	switch len(found) {
