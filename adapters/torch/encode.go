@@ -49,6 +49,10 @@ func (a *SAE) encode(s *scope, x tensor, b *packed, visit func(s *scope, first i
 	if s.err != nil {
 		return
 	}
+	if e, ok := a.encoder.(*composedEncoder); ok && e.ahead() {
+		a.encodeAhead(s, e, x, a.pieces(b, shapeOf(x)[0]), visit)
+		return
+	}
 	for _, p := range a.pieces(b, shapeOf(x)[0]) {
 		if !s.alive() {
 			return

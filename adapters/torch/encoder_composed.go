@@ -6,9 +6,21 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-type composedEncoder struct{ a *SAE }
+type composedEncoder struct {
+	a      *SAE
+	always bool // works ahead on the CPU, too: for tests
+}
 
 func (e *composedEncoder) fire(s *scope, x tensor) *firings {
+	f := e.launch(s, x)
+	if f.fires != nil {
+		e.readSparse(s, f, f.fires)
+	}
+	return f
+}
+
+// launch computes what fires, and leaves it on the device. A matching pursuit has read it by then.
+func (e *composedEncoder) launch(s *scope, x tensor) *firings {
 	a, f := e.a, &firings{}
 	u := e.input(s, x, f)
 	var z, fires tensor
@@ -39,8 +51,7 @@ func (e *composedEncoder) fire(s *scope, x tensor) *firings {
 			fires = e.kLargest(s, z, fires)
 		}
 	}
-	f.dense = s.mul(z, fires)
-	e.readSparse(s, f, fires)
+	f.dense, f.fires = s.mul(z, fires), fires
 	return f
 }
 
@@ -104,8 +115,12 @@ func (e *composedEncoder) readSparse(s *scope, f *firings, fires tensor) {
 	s.readInts(at, pairs)
 	f.values = make([]float32, n)
 	s.read(values, f.values)
-	tokens := int(shapeOf(f.dense)[0])
-	f.counts, f.starts, f.latents = make([]int32, tokens), make([]int, tokens), make([]uint32, n)
+	f.place(pairs, int(shapeOf(f.dense)[0]))
+}
+
+// place takes the coordinates, (token, latent) in ascending order.
+func (f *firings) place(pairs []int64, tokens int) {
+	f.counts, f.starts, f.latents = make([]int32, tokens), make([]int, tokens), make([]uint32, len(pairs)/2)
 	for i := range f.latents {
 		f.counts[pairs[2*i]]++
 		f.latents[i] = uint32(pairs[2*i+1])

@@ -9,14 +9,19 @@
 
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 
 static char *copy(const std::string &text) { return strdup(text.c_str()); }
@@ -128,6 +133,66 @@ char *fm_from_blob(void *data, const int64_t *shape, const int64_t *strides, int
     auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype));
     *out = new at::Tensor(
         at::from_blob(data, at::IntArrayRef(shape, dims), at::IntArrayRef(strides, dims), options));
+  });
+}
+
+// c10's guards reach CUDA through what libtorch_cuda registers when it is loaded: nothing here links to it.
+struct Side {
+  c10::impl::VirtualGuardImpl guard;
+  c10::Device device;
+  c10::Stream side, main;
+  Side(c10::Device d) : guard(d.type()), device(d), side(guard.getStreamFromGlobalPool(d)), main(guard.getStream(d)) {}
+};
+
+char *fm_side_open(int device, void **out) {
+  return guarded([&] { *out = new Side(c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device))); });
+}
+void fm_side_close(void *side) { delete static_cast<Side *>(side); }
+
+char *fm_side_mark(void *side, void **event) {
+  return guarded([&] {
+    auto s = static_cast<Side *>(side);
+    auto e = std::make_unique<c10::Event>(s->device.type());
+    e->record(s->guard.getStream(s->device));
+    *event = e.release();
+  });
+}
+
+char *fm_side_enter(void *side, void *event) {
+  return guarded([&] {
+    auto s = static_cast<Side *>(side);
+    static_cast<c10::Event *>(event)->block(s->side);
+    s->main = s->guard.exchangeStream(s->side);
+  });
+}
+
+char *fm_side_leave(void *side) {
+  return guarded([&] {
+    auto s = static_cast<Side *>(side);
+    s->guard.exchangeStream(s->main);
+  });
+}
+
+char *fm_event_wait(void *event) {
+  return guarded([&] {
+    while (!static_cast<c10::Event *>(event)->query())
+      std::this_thread::yield();
+  });
+}
+void fm_event_free(void *event) { delete static_cast<c10::Event *>(event); }
+
+char *fm_host_memory(int64_t bytes, int locked, void **tensor, void **data) {
+  return guarded([&] {
+    auto t = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(locked != 0));
+    *data = t.data_ptr();
+    *tensor = new at::Tensor(std::move(t));
+  });
+}
+
+char *fm_copy_to_host(void *tensor, void *data) {
+  return guarded([&] {
+    auto &t = *static_cast<at::Tensor *>(tensor);
+    at::from_blob(data, t.sizes(), t.options().device(at::kCPU)).copy_(t, /*non_blocking=*/true);
   });
 }
 

@@ -16,6 +16,20 @@ char *fm_from_blob(void *data, const int64_t *shape, const int64_t *strides, int
                    void **out);
 char *fm_causal_attention(void *q, void *k, void *v, void **out);
 
+// A second stream of a GPU. An event is recorded on whichever stream is current; entering the side
+// stream makes it wait for an event and current, leaving goes back. Events belong to the caller.
+char *fm_side_open(int device, void **out);
+void fm_side_close(void *side);
+char *fm_side_mark(void *side, void **event);
+char *fm_side_enter(void *side, void *event);
+char *fm_side_leave(void *side);
+char *fm_event_wait(void *event);
+void fm_event_free(void *event);
+// Memory of the host that a GPU copies to by itself (page-locked), or ordinary memory; the tensor owns it.
+char *fm_host_memory(int64_t bytes, int locked, void **tensor, void **data);
+// Copies a tensor's elements to `data`, without waiting for it where `data` is page-locked.
+char *fm_copy_to_host(void *tensor, void *data);
+
 void fm_set_threads(int threads);
 int fm_threads(void);
 void fm_keep_allocator_flat(void);

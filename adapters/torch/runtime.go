@@ -50,6 +50,7 @@ type Runtime struct {
 	profile extraction.ComputeProfile
 	device  device
 	dtype   int32 // of models
+	side    *sideStream
 	work    chan func()
 	stop    chan struct{}
 	done    chan struct{}
@@ -99,6 +100,7 @@ func (r *Runtime) loop(o Options, started chan<- error) {
 	runtime.LockOSThread() // never unlocked: the OS thread ends with the goroutine
 	defer close(r.done)
 	err := r.setUp(o)
+	defer func() { r.side.close() }()
 	started <- err
 	if err != nil {
 		return
@@ -124,6 +126,10 @@ func (r *Runtime) setUp(o Options) error {
 	C.fm_set_threads(C.int(o.Threads))
 	lib.AtGradSetEnabled(0)
 	if err := r.device.open(); err != nil {
+		return err
+	}
+	var err error
+	if r.side, err = openSideStream(r.device); err != nil {
 		return err
 	}
 	if err := r.tryDType(o.DType); err != nil {
