@@ -219,6 +219,7 @@ func TestJSONFilesAreArraysOrLines(t *testing.T) {
 		"an array that ends early": {`[{"text": "x"}, {"text": "y"`, "the JSON array does not end"},
 		"an empty array":           {" [ ] ", "no rows"},
 		"an array of numbers":      {"[1, 2]", "row 0 is not a JSON object: it is a JSON number"},
+		"nothing but a comma":      {"[,]", "row 0 is not a JSON object"},
 		"elements run together":    {`[{"text": "x"} {"text": "y"}]`, "row 0 is not a JSON object"},
 		"one pretty object":        {"{\n  \"data\": [\n    1\n  ]\n}\n", "one JSON object over several lines"},
 	} {
@@ -243,7 +244,7 @@ func FuzzJSON(f *testing.F) {
 }
 
 func FuzzCompressed(f *testing.F) {
-	for _, name := range []string{"lines.jsonl.gz", "lines.jsonl.zst", "bomb.txt.zst"} {
+	for _, name := range []string{"lines.jsonl.gz", "lines.jsonl.zst"} {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
 		require.NoError(f, err)
 		f.Add(data)

@@ -5,39 +5,40 @@ import (
 	"errors"
 	"fmt"
 	"math"
-
-	"github.com/apache/arrow-go/v18/arrow/ipc"
-	arrowmemory "github.com/apache/arrow-go/v18/arrow/memory"
 )
 
 // arrowMessages are the parts of an Arrow file.
 type arrowMessages struct {
-	schema  arrowMessage
-	dicts   []arrowMessage
+	fields  []arrowField
+	dicts   map[int64]arrowBatch
 	batches []arrowBatch
 }
 
-// arrowMessage is where a message's description and its body begin, and where it ends.
-type arrowMessage struct{ meta, body, end int64 }
-
+// arrowBatch is one record batch: its rows, and where its columns' parts lie.
 type arrowBatch struct {
-	arrowMessage
-	rows  int64
-	dicts int // so many dictionary messages came before it
+	rows       int64
+	meta       flat
+	table      int // of the RecordBatch in meta
+	body       []byte
+	oldUnions  bool // written before version 5, when a union had a bitmap of nulls
+	compressed int  // -1: no; else the codec
 }
 
 const (
-	arrowMagic       = "ARROW1"
-	arrowContinues   = 0xffffffff
-	maxArrowMeta     = 16 << 20
-	maxArrowRows     = math.MaxInt32 // of one batch
-	arrowFieldHeader = 1             // fields of the Message table: the kind of header is 1, the header 2, the body's length 3
-	arrowSchema      = 1
+	arrowMagic     = "ARROW1"
+	arrowContinues = 0xffffffff
+	maxArrowMeta   = 16 << 20
+	maxArrowRows   = math.MaxInt32 // of one batch
+
+	arrowSchema      = 1 // kinds of messages
 	arrowDictionary  = 2
 	arrowRecordBatch = 3
+
+	arrowVersion5 = 4
 )
 
-// findMessages walks through a file: each message is a length, a description (a flatbuffer) and a body.
+// findMessages walks through a file: each message is a length, a description (a flatbuffer) and a body. Nothing is
+// copied, and nothing is allocated by what a number in the file says.
 func findMessages(data []byte) (m arrowMessages, err error) {
 	at, size := int64(0), int64(len(data))
 	if len(data) > 2*len(arrowMagic)+4 && string(data[:len(arrowMagic)]) == arrowMagic {
@@ -49,17 +50,18 @@ func findMessages(data []byte) (m arrowMessages, err error) {
 		}
 		at, size = 8, end-footer
 	}
+	m.dicts = map[int64]arrowBatch{}
 	for at < size {
 		if size-at < 4 {
 			return m, fmt.Errorf("truncated: %d bytes after the last message", size-at)
 		}
-		length := int64(int32(binary.LittleEndian.Uint32(data[at:])))
+		length := binary.LittleEndian.Uint32(data[at:])
 		at += 4
-		if uint32(length) == arrowContinues {
+		if length == arrowContinues { // older writers leave this mark out
 			if size-at < 4 {
 				return m, errors.New("truncated: it ends in the length of a message")
 			}
-			length = int64(int32(binary.LittleEndian.Uint32(data[at:])))
+			length = binary.LittleEndian.Uint32(data[at:])
 			at += 4
 		}
 		if length == 0 {
@@ -68,81 +70,115 @@ func findMessages(data []byte) (m arrowMessages, err error) {
 		if length < 8 || length > maxArrowMeta {
 			return m, fmt.Errorf("at byte %d a message has a description of %d bytes", at, length)
 		}
-		if length > size-at {
+		if int64(length) > size-at {
 			return m, fmt.Errorf("truncated: a message at byte %d asks for %d bytes and the file has %d", at, length, size)
 		}
-		d, err := describe(data[at : at+length])
+		body := at + int64(length)
+		used, err := m.add(data[at:body:body], data[body:size])
 		if err != nil {
 			return m, fmt.Errorf("at byte %d: %w", at, err)
 		}
-		message := arrowMessage{meta: at, body: at + length}
-		if d.body < 0 || d.body > size-message.body {
-			return m, fmt.Errorf("truncated: a message at byte %d has a body of %d bytes and the file %d", at, d.body, size)
-		}
-		message.end = message.body + d.body
-		at = message.end
-		switch d.kind {
-		case arrowSchema:
-			if m.schema.end != 0 {
-				return m, errors.New("it has two schemas")
-			}
-			m.schema = message
-		case arrowDictionary:
-			m.dicts = append(m.dicts, message)
-		case arrowRecordBatch:
-			if d.rows < 0 || d.rows > maxArrowRows {
-				return m, fmt.Errorf("a batch has %d rows", d.rows)
-			}
-			m.batches = append(m.batches, arrowBatch{message, d.rows, len(m.dicts)})
-		default:
-			return m, fmt.Errorf("a message has the kind %d, which a dataset does not have", d.kind)
-		}
-		if m.schema.end == 0 {
-			return m, errors.New("it does not begin with a schema")
-		}
+		at = body + used
 	}
-	if m.schema.end == 0 {
+	if m.fields == nil {
 		return m, errors.New("it has no schema")
 	}
 	return m, nil
 }
 
-type arrowDescription struct {
-	kind       byte
-	body, rows int64
-}
-
-// describe reads what is needed of a Message flatbuffer.
-func describe(meta []byte) (d arrowDescription, err error) {
-	defer func() {
-		if recover() != nil { // an index outside of the description
-			err = errors.New("the description of a message is broken")
+// add takes a message; rest begins with its body, whose length it returns.
+func (m *arrowMessages) add(meta flat, rest []byte) (length int64, err error) {
+	defer brokenFlat(&err)
+	message := meta.root()
+	if at := meta.field(message, 3); at > 0 {
+		length = meta.long(at)
+	}
+	if length < 0 || length > int64(len(rest)) {
+		return 0, fmt.Errorf("truncated: a message has a body of %d bytes and the file %d more", length, len(rest))
+	}
+	kind, header := byte(0), 0
+	if at := meta.field(message, 1); at > 0 {
+		kind = meta[at]
+	}
+	if at := meta.field(message, 2); at > 0 {
+		header = meta.table(at)
+	}
+	version := int16(0)
+	if at := meta.field(message, 0); at > 0 {
+		version = meta.short(at)
+	}
+	switch {
+	case header == 0:
+		return 0, errors.New("a message has no header")
+	case kind == arrowSchema && m.fields != nil:
+		return 0, errors.New("it has two schemas")
+	case kind != arrowSchema && m.fields == nil:
+		return 0, errors.New("it does not begin with a schema")
+	case kind == arrowSchema:
+		m.fields, err = schemaFields(meta, header)
+		return length, err
+	}
+	b := arrowBatch{meta: meta, table: header, body: rest[:length], oldUnions: version < arrowVersion5}
+	id := int64(0)
+	switch kind {
+	case arrowRecordBatch:
+	case arrowDictionary:
+		if at := meta.field(header, 0); at > 0 {
+			id = meta.long(at)
 		}
-	}()
-	message := int(binary.LittleEndian.Uint32(meta))
-	if at := flatField(meta, message, arrowFieldHeader); at > 0 {
-		d.kind = meta[at]
+		if at := meta.field(header, 2); at > 0 && meta[at] != 0 {
+			return 0, errors.New("it has a dictionary in parts, which is not read; write it again without delta dictionaries")
+		}
+		at := meta.field(header, 1)
+		if at == 0 {
+			return 0, errors.New("a dictionary has no values")
+		}
+		b.table = meta.table(at)
+	default:
+		return 0, fmt.Errorf("a message has the kind %d, which a dataset does not have", kind)
 	}
-	if at := flatField(meta, message, arrowFieldHeader+2); at > 0 {
-		d.body = int64(binary.LittleEndian.Uint64(meta[at:]))
+	if at := meta.field(b.table, 0); at > 0 {
+		b.rows = meta.long(at)
 	}
-	if d.kind != arrowRecordBatch {
-		return d, nil
+	if b.rows < 0 || b.rows > maxArrowRows {
+		return 0, fmt.Errorf("a batch has %d rows", b.rows)
 	}
-	header := flatField(meta, message, arrowFieldHeader+1)
-	if header == 0 {
-		return d, errors.New("a batch has no header")
+	b.compressed = -1
+	if at := meta.field(b.table, 3); at > 0 {
+		b.compressed = 0
+		if at := meta.field(meta.table(at), 0); at > 0 {
+			b.compressed = int(int8(meta[at]))
+		}
 	}
-	batch := header + int(binary.LittleEndian.Uint32(meta[header:]))
-	if at := flatField(meta, batch, 0); at > 0 {
-		d.rows = int64(binary.LittleEndian.Uint64(meta[at:]))
+	if kind == arrowRecordBatch {
+		m.batches = append(m.batches, b)
+		return length, nil
 	}
-	return d, nil
+	if _, twice := m.dicts[id]; twice {
+		return 0, errors.New("it replaces a dictionary, which is not read; write it again with one dictionary for each column")
+	}
+	m.dicts[id] = b
+	return length, nil
 }
 
-// flatField is where a table's field stands; 0 when it is left out.
-func flatField(b []byte, table, field int) int {
-	vtable := table - int(int32(binary.LittleEndian.Uint32(b[table:])))
+// flat is a flatbuffer. A place outside of it panics; brokenFlat turns that into an error.
+type flat []byte
+
+func brokenFlat(err *error) {
+	if recover() != nil { // an index outside of the description
+		*err = errors.New("the description of a message is broken")
+	}
+}
+
+func (b flat) root() int          { return int(binary.LittleEndian.Uint32(b)) }
+func (b flat) short(at int) int16 { return int16(binary.LittleEndian.Uint16(b[at:])) }
+func (b flat) int(at int) int     { return int(int32(binary.LittleEndian.Uint32(b[at:]))) }
+func (b flat) long(at int) int64  { return int64(binary.LittleEndian.Uint64(b[at:])) }
+func (b flat) table(at int) int   { return at + int(binary.LittleEndian.Uint32(b[at:])) }
+
+// field is where a table's field stands; 0 when it is left out.
+func (b flat) field(table, field int) int {
+	vtable := table - b.int(table)
 	if 4+2*field+2 > int(binary.LittleEndian.Uint16(b[vtable:])) {
 		return 0
 	}
@@ -152,18 +188,19 @@ func flatField(b []byte, table, field int) int {
 	return 0
 }
 
-// read has the library read the schema, and the given batch unless it is −1.
-func (m arrowMessages) read(data []byte, batch int) (in *ipc.Reader, err error) {
-	defer recoveredArrow(&err)
-	next := []arrowMessage{m.schema}
-	limit := int64(expansionFloor)
-	if batch >= 0 {
-		b := m.batches[batch]
-		next = append(append(next, m.dicts[:b.dicts]...), b.arrowMessage)
-		for _, part := range next {
-			limit += maxExpansion * (part.end - part.body)
-		}
+// vector is where a table's vector begins and how many elements of a size it has; all of them are inside.
+func (b flat) vector(table, field, size int) (at, n int) {
+	if at = b.field(table, field); at == 0 {
+		return 0, 0
 	}
-	mem := &boundedMemory{Allocator: arrowmemory.NewGoAllocator(), left: limit}
-	return ipc.NewReaderFromMessageReader(&arrowSource{data: data, next: next}, ipc.WithAllocator(mem))
+	at = b.table(at)
+	n = int(binary.LittleEndian.Uint32(b[at:]))
+	at += 4
+	_ = b[at : at+n*size]
+	return at, n
+}
+
+func (b flat) text(table, field int) string {
+	at, n := b.vector(table, field, 1)
+	return string(b[at : at+n])
 }

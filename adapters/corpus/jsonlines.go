@@ -117,7 +117,7 @@ func (j *jsonLines) notAnObject(i int64, line []byte, err error) error {
 	switch {
 	case bytes.IndexByte(line, 0) >= 0:
 		detail = fmt.Sprintf("row %d holds a NUL byte: this is a binary file, or UTF-16 text (convert it to UTF-8)", i)
-	case i == 0 && line[0] == '[':
+	case i == 0 && bytes.HasPrefix(line, []byte("[")):
 		detail = "this is one JSON array; name it .json, or write its objects one a line"
 	case i == 0 && j.rows() > 1 && bytes.HasPrefix(line, []byte("{")):
 		detail = "this is one JSON object over several lines; write the rows' objects one a line, or as one array"
