@@ -45,7 +45,7 @@ func samples() ([]event.Data, error) {
 	return []event.Data{
 		model.Registered{ID: "m_1", Name: "HuggingFaceTB/SmolLM2-135M-Instruct", Origin: model.Origin{Kind: "huggingface", Path: "/models/smollm2", Repo: "HuggingFaceTB/SmolLM2-135M-Instruct", Revision: "main"}},
 		model.DownloadRequested{Repo: "HuggingFaceTB/SmolLM2-135M-Instruct", Revision: "main", Commit: "12fd25f77366fa6b3b4b768ec3050bf629380bac", File: "smollm2-135m-instruct-q8_0.gguf", Quantization: "Q8", Bytes: 144_811_360},
-		model.Ready{Facts: model.Facts{Family: "llama", Format: "gguf", Layers: 30, DModel: 576, Vocab: 49152, Context: 8192, Params: 134_515_008, DType: "Q4_1", BOS: ptr(1), EOS: ptr(2), Files: files, Tokenizer: digest("3c")}},
+		model.Ready{Facts: model.Facts{Family: "llama", Format: "gguf", Layers: 30, DModel: 576, Heads: 576, MLP: 1536, Vocab: 49152, Context: 8192, Params: 134_515_008, DType: "Q4_1", BOS: ptr(1), EOS: ptr(2), Files: files, Tokenizer: digest("3c")}},
 		model.Failed{Code: "unreadable_model", Detail: "model.safetensors ends after 17 bytes"},
 		model.Deleted{},
 		sae.Registered{ID: "sae_1", Name: "layer 8", Description: "trained on speeches", Origin: sae.Origin{Kind: "trained", Path: "/runs/1", Repo: "someone/saes", Revision: "main", File: "layer_8", TrainingID: "t_1"}},

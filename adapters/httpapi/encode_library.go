@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
@@ -10,17 +11,25 @@ import (
 	"github.com/featuremill/featuremill/projections/library"
 )
 
-// progress is 100 once the files are there, as existing clients expect.
-func progress(ready bool) float64 {
+// progress is 100 once the files are there, as existing clients expect, and on the way there the share of the bytes.
+func progress(ready bool, running json.RawMessage) (float64, *api.Download) {
 	if ready {
-		return 100
+		return 100, nil
 	}
-	return 0
+	var d api.Download
+	if len(running) == 0 || json.Unmarshal(running, &d) != nil || d.Stage == "" {
+		return 0, nil
+	}
+	if d.BytesTotal <= 0 {
+		return 0, &d
+	}
+	return math.Floor(1000*float64(d.BytesDone)/float64(d.BytesTotal)) / 10, &d
 }
 
 func encodeModel(m library.Model) api.Model {
+	share, running := progress(m.ReadyAt != nil, m.Download)
 	return api.Model{
-		ID: m.ID, Name: m.Name, Status: api.ModelStatus(m.Status), Source: m.Source, Progress: progress(m.ReadyAt != nil), ParamsCount: or(m.ParamsCount, 0),
+		ID: m.ID, Name: m.Name, Status: api.ModelStatus(m.Status), Source: m.Source, Progress: share, Download: running, ParamsCount: or(m.ParamsCount, 0),
 		Architecture: m.Family, Family: m.Family, Format: m.Format, Dtype: m.DType, Layers: m.Layers, DModel: m.DModel, Vocab: m.Vocab, ContextLength: m.ContextLength,
 		HfRepoID: m.HFRepoID, HfRevision: m.HFRevision, LocalPath: m.LocalPath, FileSizeBytes: m.FileSizeBytes, FilesSha256: m.FilesSHA256, TokenizerSha256: m.TokenizerSHA256,
 		ErrorCode: m.ErrorCode, ErrorMessage: m.ErrorMessage, CreatedAt: m.CreatedAt.UTC(), UpdatedAt: m.UpdatedAt.UTC(), ReadyAt: m.ReadyAt, DeletedAt: m.DeletedAt,
@@ -28,8 +37,9 @@ func encodeModel(m library.Model) api.Model {
 }
 
 func encodeDataset(d library.Dataset) api.Dataset {
+	share, running := progress(d.ReadyAt != nil, d.Download)
 	out := api.Dataset{
-		ID: d.ID, Name: d.Name, Status: api.DatasetStatus(d.Status), Source: d.Source, Progress: progress(d.ReadyAt != nil), Format: d.Format, TextColumn: d.TextColumn,
+		ID: d.ID, Name: d.Name, Status: api.DatasetStatus(d.Status), Source: d.Source, Progress: share, Download: running, Format: d.Format, TextColumn: d.TextColumn,
 		Tokenised: d.Tokenised, NumSamples: d.NumRows, SizeBytes: d.FileSizeBytes, FilesSha256: d.FilesSHA256, HfRepoID: d.HFRepoID, HfRevision: d.HFRevision, RawPath: d.LocalPath,
 		ErrorCode: d.ErrorCode, ErrorMessage: d.ErrorMessage, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(), ReadyAt: d.ReadyAt, DeletedAt: d.DeletedAt,
 	}
@@ -82,8 +92,9 @@ func encodeTrainingSAE(s library.TrainingSAE) api.TrainingSAE {
 }
 
 func encodeSAE(s library.SAE) api.SAE {
+	share, running := progress(s.DownloadedAt != nil, s.Download)
 	out := api.SAE{
-		ID: s.ID, Name: s.Name, Description: s.Description, Source: api.SAESource(s.Source), Status: api.SAEStatus(s.Status), Progress: s.Progress(),
+		ID: s.ID, Name: s.Name, Description: s.Description, Source: api.SAESource(s.Source), Status: api.SAEStatus(s.Status), Progress: share, Download: running,
 		HfRepoID: s.HFRepoID, HfFilepath: s.HFFilepath, HfRevision: s.HFRevision, TrainingID: s.TrainingID, TrainingPath: s.TrainingPath, ModelName: s.ModelName, ModelID: s.ModelID,
 		Layer: s.Layer, Hook: s.Hook, HookOut: s.HookOut, HookType: s.HookType, NFeatures: s.NFeatures, DModel: s.DModel, DOut: s.DOut, K: s.K, Architecture: s.Architecture,
 		Format: s.Format, FormatVersion: s.FormatVersion, Normalization: s.Normalization, Dtype: s.DType, ContextLength: s.ContextLength, PrependBos: s.PrependBOS, Signed: s.Signed,

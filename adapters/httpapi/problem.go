@@ -24,6 +24,7 @@ var statuses = map[problem.Kind]int{
 	problem.Conflict:    http.StatusConflict,
 	problem.Unavailable: http.StatusServiceUnavailable,
 	problem.Stale:       http.StatusPreconditionFailed,
+	problem.Forbidden:   http.StatusForbidden,
 }
 
 // refusal is a problem that only HTTP knows.

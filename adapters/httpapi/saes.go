@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
-	imports "github.com/featuremill/featuremill/adapters/library"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
@@ -57,13 +56,16 @@ func (s *server) ImportSAE(ctx context.Context, r api.ImportSAERequestObject) (a
 	}
 	var notes []string
 	if !replayed {
-		facts, err := s.Imports.SAE(ctx, r.Body.FilePath, imports.SAEOptions{ScalingFactor: or(r.Body.ScalingFactor, 0), ModelName: unset(r.Body.ModelName), Layer: r.Body.Layer})
+		facts, err := s.Imports.SAE(ctx, r.Body.FilePath, sae.Stated{
+			ScalingFactor: r.Body.ScalingFactor, Normalization: unset(r.Body.Normalization), Architecture: unset(r.Body.Architecture), K: or(r.Body.K, 0),
+			ApplyBDecToInput: r.Body.ApplyBDecToInput, ModelName: unset(r.Body.ModelName), Hook: unset(r.Body.Hook), HookOut: unset(r.Body.HookOut), Layer: r.Body.Layer,
+		})
 		if err != nil {
 			return nil, err
 		}
 		modelID := unset(r.Body.ModelID)
 		if modelID == "" {
-			if modelID, notes, err = s.modelOf(ctx, facts.ModelName); err != nil {
+			if modelID, notes, err = s.modelOf(ctx, facts); err != nil {
 				return nil, err
 			}
 		}
@@ -92,24 +94,57 @@ func (s *server) ImportSAE(ctx context.Context, r api.ImportSAERequestObject) (a
 	return api.ImportSAE201JSONResponse(out), nil
 }
 
-// modelOf finds the one ready model that an SAE's config names.
-func (s *server) modelOf(ctx context.Context, name string) (id string, notes []string, err error) {
-	found, err := s.Library.ModelsNamed(ctx, name)
+// modelOf finds the one ready model that an SAE belongs to.
+func (s *server) modelOf(ctx context.Context, f sae.Facts) (id string, notes []string, err error) {
+	found, err := s.Library.ModelsOf(ctx, f)
 	switch {
 	case err != nil:
 		return "", nil, err
 	case len(found) == 1:
 		return found[0].ID, nil, nil
-	case name == "":
-		return "", []string{"the SAE is not linked to a model: its config names none; give model_id, here or when an extraction starts"}, nil
+	}
+	return "", []string{notLinked(f, found)}, nil
+}
+
+// linkedTo is the model that an extraction of an SAE runs: the one that the request names, else the one that the SAE is linked
+// to, else the one that it names and fits. Where that leaves a choice, the refusal has the models to choose from.
+func (s *server) linkedTo(ctx context.Context, saeID, asked string) (string, error) {
+	if asked != "" {
+		return asked, nil
+	}
+	one, _, err := command.Load[sae.State](ctx, s.Commands, sae.Stream(saeID))
+	if err != nil || one.ModelID != "" {
+		return one.ModelID, err
+	}
+	f, err := one.Usable(saeID)
+	if err != nil {
+		return "", err
+	}
+	found, err := s.Library.ModelsOf(ctx, f)
+	if err != nil {
+		return "", err
+	}
+	if len(found) == 1 {
+		return found[0].ID, nil
+	}
+	detail := notLinked(f, found)
+	if len(found) == 0 {
+		if found, err = s.Library.Candidates(ctx, f); err != nil {
+			return "", err
+		}
+	}
+	return "", problem.New(problem.Invalid, "model_unknown", "%s", detail).With("candidates", each(found, func(m library.Model) map[string]any { return map[string]any{"id": m.ID, "name": m.Name} }))
+}
+
+// notLinked says why an SAE's model is not known.
+func notLinked(f sae.Facts, found []library.Model) string {
+	switch {
+	case f.ModelName == "":
+		return "the SAE is not linked to a model: its config names none; give model_id, here or when an extraction starts"
 	case len(found) == 0:
-		return "", []string{fmt.Sprintf("the SAE is not linked to a model: it names %s, and no model of that name was imported; give model_id, here or when an extraction starts", name)}, nil
+		return fmt.Sprintf("the SAE is not linked to a model: it names %s, and no model of that name was imported; give model_id, here or when an extraction starts", f.ModelName)
 	}
-	ids := make([]string, len(found))
-	for i, m := range found {
-		ids[i] = m.ID
-	}
-	return "", []string{fmt.Sprintf("the SAE is not linked to a model: it names %s, and %s have that name; give the model_id of the one", name, strings.Join(ids, ", "))}, nil
+	return fmt.Sprintf("the SAE is not linked to a model: it names %s, and %s have that name; give the model_id of the one", f.ModelName, strings.Join(each(found, func(m library.Model) string { return m.ID }), ", "))
 }
 
 // ImportSAEsFromTraining registers SAEs of a training's checkpoint as SAEs of their own. Their files

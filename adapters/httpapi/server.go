@@ -35,6 +35,14 @@ type Imports interface {
 	Dataset(ctx context.Context, path string, o imports.DatasetOptions) (dataset.Facts, error)
 }
 
+// Hub says what lies on a hub, and pins it. It returns a *problem.Error for what the hub refuses.
+type Hub interface {
+	PinModel(ctx context.Context, token string, r model.DownloadRequested) (model.DownloadRequested, error)
+	PinSAE(ctx context.Context, token string, r sae.DownloadRequested) (sae.DownloadRequested, error)
+	PinDataset(ctx context.Context, token string, r dataset.DownloadRequested) (dataset.DownloadRequested, error)
+	PreviewSAEs(ctx context.Context, token, repo, revision string) (imports.Preview, error)
+}
+
 // Config says what the interface stands on. Everything down to Positions is required.
 type Config struct {
 	Commands    *command.Handler
@@ -44,6 +52,9 @@ type Config struct {
 	Extractions *extractions.Queries
 	Features    *features.Queries
 	Positions   *projector.Positions // event streams are prompt where its Run is running, else they poll
+
+	Hub    Hub             // nil = nothing can be downloaded
+	Tokens *imports.Tokens // of requests for downloads, for whoever fetches them; nil = the configured token is always used
 
 	Token   string   // bearer token of every request but /healthz and /readyz; "" = none, and only names of this machine are served
 	Hosts   []string // names, beside localhost, under which this server may be called without a token
@@ -62,6 +73,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Tokens == nil {
+		c.Tokens = &imports.Tokens{}
 	}
 	if c.Wait == 0 {
 		c.Wait = 2 * time.Second
@@ -86,6 +100,7 @@ type server struct {
 	metrics  *metrics
 	shown    shownCache
 	live     liveProgress
+	fetching liveDownloads
 	closing  chan struct{}
 }
 

@@ -74,6 +74,9 @@ func (s *server) StartExtraction(ctx context.Context, r api.StartExtractionReque
 	if err != nil {
 		return nil, err
 	}
+	if in.ModelID, err = s.linkedTo(ctx, r.ID, in.ModelID); err != nil {
+		return nil, err
+	}
 	if or(r.Params.DryRun, false) {
 		out, err := s.estimate(ctx, r.ID, in)
 		return api.StartExtraction200JSONResponse(out), err

@@ -78,6 +78,7 @@ type stream struct {
 	seen   int64  // version in the extraction's stream
 
 	shown map[string][]byte // the last progress of each extraction
+	moved map[string][]byte // and of each download
 	out   *http.ResponseController
 	w     http.ResponseWriter
 }
@@ -90,7 +91,7 @@ func (s *stream) VisitStreamExtractionEventsResponse(w http.ResponseWriter) erro
 
 // send never returns an error: an answer has begun, and the reader comes back with the last position.
 func (s *stream) send(w http.ResponseWriter) error {
-	s.w, s.out, s.shown = w, http.NewResponseController(w), map[string][]byte{}
+	s.w, s.out, s.shown, s.moved = w, http.NewResponseController(w), map[string][]byte{}, map[string][]byte{}
 	s.server.metrics.streams.Inc()
 	defer s.server.metrics.streams.Dec()
 	h := w.Header()
@@ -123,7 +124,11 @@ func (s *stream) follow() error {
 		if err != nil {
 			return err
 		}
-		if facts || live {
+		fetching, err := s.downloads()
+		if err != nil {
+			return err
+		}
+		if facts || live || fetching {
 			quiet = time.Now()
 		} else if time.Since(quiet) >= heartbeat {
 			quiet = time.Now()

@@ -12,13 +12,16 @@ import (
 // DataChoice is the data of one config and split, in the order of its rows.
 type DataChoice struct {
 	Files  []File
-	Kind   string // .parquet, .arrow, .jsonl, .txt: what the names end in, without .gz and .zst
+	Kind   string // .parquet, .arrow, .jsonl, .json, .txt: what the names end in, without .gz and .zst
 	Config string // "" = the repository has no configs
 	Split  string
 }
 
 // dataKinds are the kinds of data in the order in which they are preferred.
-var dataKinds = []string{".parquet", ".arrow", ".jsonl", ".txt"}
+var dataKinds = []string{".parquet", ".arrow", ".jsonl", ".json", ".txt"}
+
+// metadata are JSON files that describe a dataset and hold none of its rows.
+var metadata = []string{"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json", "metadata.json", "package.json"}
 
 // kindOf is the kind of a data file, "" of any other.
 func kindOf(name string) string {
@@ -36,6 +39,11 @@ func kindOf(name string) string {
 		return ext
 	case ".ndjson":
 		return ".jsonl"
+	case ".json":
+		if slices.Contains(metadata, name) || strings.HasPrefix(name, ".") {
+			return ""
+		}
+		return ext
 	case ".txt":
 		if strings.HasPrefix(name, "readme") || strings.HasPrefix(name, "license") || name == "requirements.txt" {
 			return ""
@@ -88,7 +96,7 @@ func ChooseData(repo Repo, files []File, card []byte, config, split string) (Dat
 	slices.Sort(splits)
 	switch {
 	case len(splits) == 0:
-		return DataChoice{}, failed(Unsuitable, "%s has no data that can be read: no .parquet, .arrow, .jsonl (.gz, .zst) or .txt%s", repo, ofConfig(out.Config))
+		return DataChoice{}, failed(Unsuitable, "%s has no data that can be read: no .parquet, .arrow, .json, .jsonl (.gz, .zst) or .txt%s", repo, ofConfig(out.Config))
 	case split == "" && slices.Contains(splits, "train"):
 		out.Split = "train"
 	case split == "" && len(splits) == 1:

@@ -42,7 +42,8 @@ func (l *Library) Model(ctx context.Context, path string) (facts model.Facts, na
 		return facts, "", unreadable("model", path, err)
 	}
 	c := m.Config()
-	facts = model.Facts{Family: c.Family, Format: "safetensors", Layers: c.Layers, DModel: c.DModel, Vocab: c.Vocab, Context: c.MaxPositions, BOS: c.BOS, EOS: c.EOS}
+	facts = model.Facts{Family: c.Family, Format: "safetensors", Layers: c.Layers, DModel: c.DModel, Vocab: c.Vocab, Context: c.MaxPositions, BOS: c.BOS, EOS: c.EOS,
+		Heads: c.Heads * c.DHead, MLP: c.DFF}
 	for _, n := range m.Names() {
 		if n == "lm_head.weight" && c.TiedEmbeddings {
 			continue // the embedding under another name
@@ -107,48 +108,50 @@ func (l *Library) Model(ctx context.Context, path string) (facts model.Facts, na
 	return facts, c.Name, nil
 }
 
-// SAEOptions are facts that a person adds to what the files say.
-type SAEOptions struct {
-	ScalingFactor float64 // for expected_average_only_in without activation_scaler.json; 0 = none given
-	ModelName     string
-	Layer         *int
-}
-
-// SAE reads a SAELens folder, checks every weight, and stores its files.
-func (l *Library) SAE(ctx context.Context, path string, o SAEOptions) (facts sae.Facts, err error) {
+// SAE reads an SAE in any format that adapters/checkpoint knows, checks every weight, and stores its files. said is what a
+// person says where the files do not.
+func (l *Library) SAE(ctx context.Context, path string, said sae.Stated) (facts sae.Facts, err error) {
 	path, err = l.resolve(path)
 	if err != nil {
 		return facts, err
 	}
-	return l.sae(ctx, path, o)
+	return l.sae(ctx, path, said)
 }
 
-func (l *Library) sae(ctx context.Context, path string, o SAEOptions) (facts sae.Facts, err error) {
-	var options []checkpoint.SAEOption
-	if o.ScalingFactor != 0 {
-		options = append(options, checkpoint.WithScalingFactor(o.ScalingFactor))
+// SAEOptions are facts that a person adds to what the files say.
+type SAEOptions = sae.Stated
+
+func stated(s sae.Stated) checkpoint.SAEFacts {
+	return checkpoint.SAEFacts{ScalingFactor: s.ScalingFactor, Normalization: s.Normalization, Architecture: s.Architecture, K: s.K, ApplyBDecToInput: s.ApplyBDecToInput,
+		ModelName: s.ModelName, Hook: s.Hook, HookOut: s.HookOut, Layer: s.Layer, Repo: s.Repo}
+}
+
+// OpenSAE opens an imported SAE whose files lie in a folder: as it was opened when it was imported, whatever the place that
+// it had then said about it.
+func OpenSAE(dir string, f sae.Facts) (*checkpoint.SAE, error) {
+	said := stated(f.Stated)
+	if said.ScalingFactor == nil && f.Normalization == checkpoint.NormExpected && f.ScalingFactor != 0 {
+		said.ScalingFactor = &f.ScalingFactor
 	}
-	s, err := checkpoint.OpenSAE(path, options...)
+	return checkpoint.OpenSAE(filepath.Join(dir, filepath.FromSlash(f.Open)), checkpoint.WithFacts(said))
+}
+
+func (l *Library) sae(ctx context.Context, path string, said sae.Stated) (facts sae.Facts, err error) {
+	s, err := checkpoint.OpenSAE(path, checkpoint.WithFacts(stated(said)))
 	if err != nil {
-		var missing *checkpoint.ScalingFactorError
-		if errors.As(err, &missing) {
-			return facts, problem.New(problem.Invalid, "scaling_factor_missing", "%s", err.Error())
-		}
-		return facts, unreadable("sae", path, err)
+		return facts, contradicted(path, said, err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	c := s.Config
-	if o.Layer != nil && c.Layer >= 0 && *o.Layer != c.Layer {
-		return facts, problem.New(problem.Invalid, "layer_contradicts_checkpoint", "the request says layer %d, the checkpoint says %s: leave the layer out, or give the right checkpoint", *o.Layer, c.Hook)
+	if c.Hook == "" {
+		return facts, problem.New(problem.Invalid, "hook_missing", "the SAE's files do not say which hook it was trained on: give it (hook), such as blocks.8.hook_resid_post")
 	}
-	switch c.HookPoint {
-	case "resid_pre", "resid_post", "mlp_out", "attn_out":
-	default:
-		return facts, problem.New(problem.Invalid, "unknown_hook", "the SAE was trained on hook %q, which is not known; known are blocks.L.hook_resid_pre, hook_resid_post, hook_mlp_out and hook_attn_out", c.Hook)
+	if !sae.KnownHook(c.Hook) {
+		return facts, problem.New(problem.Invalid, "unknown_hook", "the SAE was trained on hook %q, which is not known; known are hook_embed, %s, and modules of transformers such as model.layers.8.mlp.output", c.Hook, strings.Join(sae.KnownHooks(), ", "))
 	}
 	files := c.Files
 	if _, ok := s.Sparsity(); ok {
-		files = append(files[:len(files):len(files)], filepath.Join(path, "sparsity.safetensors"))
+		files = append(files[:len(files):len(files)], filepath.Join(folderOf(path), "sparsity.safetensors"))
 		facts.HasSparsity = true
 		log10, _ := s.Sparsity()
 		var l0 float64
@@ -161,9 +164,6 @@ func (l *Library) sae(ctx context.Context, path string, o SAEOptions) (facts sae
 	facts.DIn, facts.DSAE, facts.DOut, facts.K = c.DIn, c.DSAE, c.DOut, c.K
 	facts.Hook, facts.HookOut, facts.Layer = c.Hook, c.HookOut, c.Layer
 	facts.ModelName = c.ModelName
-	if facts.ModelName == "" {
-		facts.ModelName = o.ModelName
-	}
 	facts.Normalization, facts.ScalingFactor = c.FileNormalization, c.ScalingFactor
 	facts.ApplyBDecToInput, facts.RescaleActsByDecoderNorm = c.ApplyBDecToInput, c.RescaleActsByDecoderNorm
 	facts.PrependBOS, facts.ContextLength = c.PrependBOS, c.ContextSize
@@ -172,10 +172,73 @@ func (l *Library) sae(ctx context.Context, path string, o SAEOptions) (facts sae
 	}
 	facts.ExcludeTokenIDs, facts.ExcludeSpecialTokens = c.ExcludeSpecialTokens.IDs, c.ExcludeSpecialTokens.All
 	facts.Signed, facts.DType = c.Signed, c.DType
-	if facts.Files, err = l.put(ctx, path, files); err != nil {
+	facts.FileArchitecture, facts.Transcoder, facts.CenterWritingWeights, facts.ActivationsOnly = c.FileArchitecture, c.Transcoder, c.CenterWritingWeights, c.ActivationsOnly
+	facts.Folds, facts.Origins, facts.Notes = c.Folds, c.Origins, c.Notes
+	if c.Reshape != "none" {
+		facts.Reshape = c.Reshape
+	}
+	base := folderOf(path)
+	if base != path {
+		facts.Open = filepath.Base(path)
+	}
+	// The store keeps no places: what was learned from the path has to be said when the files are opened again.
+	facts.Stated = said
+	facts.Stated.Repo = c.Repo
+	for fact, to := range map[string]*string{"hook": &facts.Stated.Hook, "hook_out": &facts.Stated.HookOut, "model_name": &facts.Stated.ModelName} {
+		if value := map[string]string{"hook": c.Hook, "hook_out": c.HookOut, "model_name": c.ModelName}[fact]; fromPlace(c.Origins[fact]) {
+			*to = value
+		}
+	}
+	if facts.Files, err = l.put(ctx, base, files); err != nil {
 		return facts, err
 	}
 	return facts, nil
+}
+
+// fromPlace reports whether a fact's origin is the path or the repository rather than a file.
+func fromPlace(origin string) bool {
+	return strings.HasPrefix(origin, "path") || strings.HasPrefix(origin, "known.yaml")
+}
+
+func folderOf(path string) string {
+	if st, err := os.Stat(path); err == nil && !st.IsDir() {
+		return filepath.Dir(path)
+	}
+	return path
+}
+
+// contradicted says that a stated layer is not the checkpoint's, where that is what is wrong.
+func contradicted(path string, said sae.Stated, err error) error {
+	if said.Layer == nil {
+		return askedFor(path, err)
+	}
+	layer := *said.Layer
+	said.Layer = nil
+	s, other := checkpoint.OpenSAE(path, checkpoint.WithFacts(stated(said)))
+	if other != nil {
+		return askedFor(path, err)
+	}
+	c := s.Config
+	if other := s.Close(); other != nil || c.Layer == layer {
+		return askedFor(path, err)
+	}
+	return problem.New(problem.Invalid, "layer_contradicts_checkpoint", "the request says layer %d, the checkpoint says %s: leave the layer out, or give the right checkpoint", layer, c.Hook)
+}
+
+// askedFor turns a question of the reader into a refusal that names what is missing.
+func askedFor(path string, err error) error {
+	var scale *checkpoint.ScalingFactorError
+	var question *checkpoint.QuestionError
+	var ambiguous *checkpoint.AmbiguousError
+	switch {
+	case errors.As(err, &scale):
+		return problem.New(problem.Invalid, "scaling_factor_missing", "%s", err.Error())
+	case errors.As(err, &question):
+		return problem.New(problem.Invalid, "sae_fact_missing", "%s", err.Error()).With("choices", question.Choices)
+	case errors.As(err, &ambiguous):
+		return problem.New(problem.Invalid, "sae_ambiguous", "%s", err.Error()).With("choices", ambiguous.Choices)
+	}
+	return unreadable("sae", path, err)
 }
 
 // Training reads a finished training's checkpoint folder: every folder below it with a cfg.json is an SAE.
@@ -200,7 +263,7 @@ func (l *Library) Training(ctx context.Context, path string) ([]training.SAE, er
 			return problem.New(problem.Invalid, "too_many_saes", "the checkpoint folder has more than %d SAEs", most)
 		}
 		dir := filepath.Dir(p)
-		facts, err := l.sae(ctx, dir, SAEOptions{})
+		facts, err := l.sae(ctx, dir, sae.Stated{})
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}

@@ -140,6 +140,10 @@ const recordPause = 200 * time.Millisecond
 // record repeats what the log could not take because it was away: what took minutes to compute is not
 // thrown away for that. It ends when the worker is to stop, or with the lease.
 func (w *Worker) record(ctx context.Context, task *Task, do func() error) error {
+	return untilRecorded(ctx, task, do)
+}
+
+func untilRecorded(ctx context.Context, task *Task, do func() error) error {
 	for {
 		err := do()
 		switch {
@@ -176,13 +180,21 @@ func (w *Worker) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) err
 
 // Lost records that work was lost too often. It is Config.OnLost.
 func (w *Worker) Lost(ctx context.Context, lost eventlog.Lost) error {
-	call := w.call(&Task{Lease: eventlog.Lease{Work: lost.Work}})
+	return recordLost(ctx, w.commands, w.call(&Task{Lease: eventlog.Lease{Work: lost.Work}}), lost)
+}
+
+// recordLost ends what lost work belongs to, whatever its kind: every loop finds the lost work of all.
+func recordLost(ctx context.Context, commands *command.Handler, call command.Call, lost eventlog.Lost) error {
 	detail := fmt.Sprintf("%s was given to %d workers and none came back: they were killed, ran out of memory, or hung; resume when that is mended", lost.Work, lost.Attempts)
-	if lost.Work.Kind == facts.CorpusWork {
-		_, err := w.commands.FailLostCorpus(ctx, call, lost.Work.Subject, corpus.Failed{Chunk: lost.Work.Index, Code: "worker_lost", Detail: detail})
+	switch lost.Work.Kind {
+	case facts.CorpusWork:
+		_, err := commands.FailLostCorpus(ctx, call, lost.Work.Subject, corpus.Failed{Chunk: lost.Work.Index, Code: "worker_lost", Detail: detail})
+		return err
+	case facts.DownloadWork:
+		_, err := commands.FailDownload(ctx, call, nil, lost.Work, "worker_lost", detail)
 		return err
 	}
-	_, err := w.commands.FailExtraction(ctx, call, lost.Work.Subject, extraction.Failed{Code: "worker_lost", Detail: detail, Segment: segmentOf(lost.Work), Resumable: true})
+	_, err := commands.FailExtraction(ctx, call, lost.Work.Subject, extraction.Failed{Code: "worker_lost", Detail: detail, Segment: segmentOf(lost.Work), Resumable: true})
 	return err
 }
 

@@ -8,9 +8,9 @@ import (
 )
 
 type importCmd struct {
-	Model    importModelCmd    `cmd:"" help:"A HuggingFace folder (config.json, safetensors, tokenizer.json) or a GGUF file."`
-	SAE      importSAECmd      `cmd:"" name:"sae" help:"A SAELens folder (cfg.json, sae_weights.safetensors)."`
-	Dataset  importDatasetCmd  `cmd:"" help:"A .jsonl, .json or .txt file (each also .gz or .zst), .parquet, .arrow or .npy, or a folder of one kind of them."`
+	Model    importModelCmd    `cmd:"" help:"A HuggingFace folder (config.json, safetensors, tokenizer.json) or a GGUF file; or hf:owner/name."`
+	SAE      importSAECmd      `cmd:"" name:"sae" help:"A folder or file with an SAE, of any format that is known; or hf:owner/name:path."`
+	Dataset  importDatasetCmd  `cmd:"" help:"A .jsonl, .json or .txt file (each also .gz or .zst), .parquet, .arrow or .npy, or a folder of one kind of them; or hf:owner/name."`
 	Training importTrainingCmd `cmd:"" help:"A finished training's checkpoint folder, with an SAE folder for each layer and hook."`
 }
 
@@ -32,47 +32,86 @@ func (c client) importAt(ctx context.Context, path string, body map[string]any) 
 
 type importModelCmd struct {
 	client
-	Path string `arg:"" help:"Folder or file, on the machine of the API."`
+	download
+	Path string `arg:"" help:"Folder or file, on the machine of the API; or hf:owner/name[@revision][:file.gguf]."`
 	Name string `help:"What to call it. Empty: what it calls itself."`
+
+	Quantization string `help:"From the hub: a GGUF by what its name says, such as Q8_0."`
 }
 
 func (c *importModelCmd) Run(ctx context.Context) error {
+	if ref, ok, err := fromHub(c.Path); ok || err != nil {
+		if err != nil {
+			return err
+		}
+		body := with(with(c.body(ref), "name", c.Name), "filename", ref.Path)
+		return c.fetch(ctx, c.client, "/models", with(body, "quantization", c.Quantization))
+	}
 	return c.importAt(ctx, "/models/import", with(map[string]any{"path": absolute(c.Path)}, "name", c.Name))
 }
 
 type importSAECmd struct {
 	client
-	Path          string  `arg:"" help:"Folder, on the machine of the API."`
+	download
+	Path          string  `arg:"" help:"Folder or file, on the machine of the API; or hf:owner/name[@revision][:path]."`
 	Name          string  `help:"What to call it. Empty: the folder's name."`
 	Model         string  `help:"Id of the model that it was trained on. Empty: the one that its config names, if it is here."`
 	ScalingFactor float64 `help:"For expected_average_only_in without activation_scaler.json."`
 }
 
 func (c *importSAECmd) Run(ctx context.Context) error {
+	ref, ok, err := fromHub(c.Path)
+	if err != nil {
+		return err
+	}
 	name := c.Name
 	if name == "" {
 		name = filepath.Base(absolute(c.Path))
 	}
-	body := with(map[string]any{"file_path": absolute(c.Path), "name": name}, "model_id", c.Model)
+	body := map[string]any{"file_path": absolute(c.Path), "name": name}
+	if ok {
+		body = with(with(c.body(ref), "filepath", ref.Path), "name", c.Name)
+	}
+	body = with(body, "model_id", c.Model)
 	if c.ScalingFactor != 0 {
 		body["scaling_factor"] = c.ScalingFactor
+	}
+	if ok {
+		return c.fetch(ctx, c.client, "/saes", body)
 	}
 	return c.importAt(ctx, "/saes/import/file", body)
 }
 
 type importDatasetCmd struct {
 	client
-	Path       string `arg:"" help:"File or folder, on the machine of the API."`
+	download
+	Path       string `arg:"" help:"File or folder, on the machine of the API; or hf:owner/name[@revision]."`
 	Name       string `help:"What to call it. Empty: the file's name."`
 	TextColumn string `help:"The column with the text. Empty: input_ids, else text, else the only column with text."`
 	Split      string `help:"Of a folder with several splits: train, test, ..."`
 	MaxRows    int64  `help:"The first rows only."`
+	Config     string `help:"From the hub: the config of the dataset. Empty: its default one."`
 }
 
 func (c *importDatasetCmd) Run(ctx context.Context) error {
-	body := with(with(map[string]any{"path": absolute(c.Path)}, "name", c.Name), "text_column", c.TextColumn)
+	ref, ok, err := fromHub(c.Path)
+	if err != nil {
+		return err
+	}
+	body := map[string]any{"path": absolute(c.Path)}
+	if ok {
+		config := c.Config
+		if config == "" {
+			config = ref.Path // hf:owner/name:config reads well
+		}
+		body = with(c.body(ref), "config", config)
+	}
+	body = with(with(body, "name", c.Name), "text_column", c.TextColumn)
 	if c.MaxRows != 0 {
 		body["max_rows"] = c.MaxRows
+	}
+	if ok {
+		return c.fetch(ctx, c.client, "/datasets", with(body, "split", c.Split))
 	}
 	return c.importAt(ctx, "/datasets/import", with(body, "split", c.Split))
 }

@@ -38,7 +38,7 @@ func Registry() (*event.Registry, error) {
 	return r, errors.Join(
 		event.Register[model.Registered](r, 1, nil),
 		event.Register[model.DownloadRequested](r, 1, nil),
-		event.Register[model.Ready](r, 1, nil),
+		event.Register[model.Ready](r, 2, more),
 		event.Register[model.Failed](r, 1, nil),
 		event.Register[model.Deleted](r, 1, nil),
 		event.Register[sae.Registered](r, 1, nil),

@@ -25,6 +25,8 @@ type Facts struct {
 	Format    string      `json:"format"` // safetensors | gguf
 	Layers    int         `json:"layers"`
 	DModel    int         `json:"d_model"`
+	Heads     int         `json:"d_heads,omitempty"` // heads × d_head: the width of hook_z; 0 = not recorded
+	MLP       int         `json:"d_mlp,omitempty"`   // the width inside the MLP; 0 = not recorded
 	Vocab     int         `json:"vocab"`
 	Context   int         `json:"context_length"`
 	Params    int64       `json:"params"`

@@ -249,17 +249,6 @@ func (s State) Usable(id string) (Facts, error) {
 	return Facts{}, problem.New(problem.Conflict, "sae_not_ready", "SAE %s is %s; it must be ready", id, s.Status)
 }
 
-// Fits refuses a model whose hook has another width, or that has no such layer.
-func (f Facts) Fits(modelID string, m model.Facts) error {
-	switch {
-	case f.DIn != m.DModel:
-		return problem.New(problem.Invalid, "sae_does_not_fit_model", "the SAE reads %d values a token at %s, but model %s has %d there: it was made for another model%s", f.DIn, f.Hook, modelID, m.DModel, named(f.ModelName))
-	case f.Layer < 0 || f.Layer >= m.Layers:
-		return problem.New(problem.Invalid, "sae_does_not_fit_model", "the SAE hooks layer %d, but model %s has layers 0 to %d%s", f.Layer, modelID, m.Layers-1, named(f.ModelName))
-	}
-	return nil
-}
-
 func named(name string) string {
 	if name == "" {
 		return ""

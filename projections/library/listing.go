@@ -92,9 +92,14 @@ func (l Listing) where(t list) (string, []any) {
 	anyOf := func(columns []string, pattern string) {
 		add("("+strings.Join(columns, " ilike ? or ")+" ilike ?)", pattern)
 	}
-	if l.Status != "" {
+	switch {
+	case l.Status == downloading:
+		conditions = append(conditions, live)
+	case l.Status == "pending" && slices.Contains(t.statuses, downloading):
+		conditions = append(conditions, "t.status = 'pending' and not coalesce("+live+", false)")
+	case l.Status != "":
 		add("t.status = ?", l.Status)
-	} else {
+	default:
 		conditions = append(conditions, "t.status <> 'deleted'")
 	}
 	if l.Source != "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/featuremill/featuremill/domain/dataset"
+	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
@@ -23,19 +24,32 @@ type Queries struct{ pool *pgxpool.Pool }
 // NewQueries returns queries; the projection's Setup must have run before the first one.
 func NewQueries(pool *pgxpool.Pool) *Queries { return &Queries{pool: pool} }
 
-var fileStatuses = []string{"pending", "ready", "failed", "deleted"}
+var fileStatuses = []string{"pending", downloading, "ready", "failed", "deleted"}
 
-const saeColumns = `t.id, t.name, t.description, t.source, t.status, t.hf_repo_id, t.hf_filepath, t.hf_revision, t.training_id, t.training_path,
+// downloading is the status of what is pending and somebody works on. It is telemetry: the log knows only pending.
+const downloading = "downloading"
+
+// live says that somebody fetches a row's files.
+const live = "(t.status = 'pending' and w.owner is not null and w.expires_at > clock_timestamp())"
+
+// fetched joins the work of the download of a row, which streams' names begin with kind. While it lasts there is one row.
+func fetched(kind string) string {
+	return " left join public.work w on w.kind = '" + facts.DownloadWork + "' and w.subject = '" + kind + "-' || t.id"
+}
+
+const downloadColumns = `case when ` + live + ` then '` + downloading + `' else t.status end as status, case when ` + live + ` then w.progress end as download`
+
+const saeColumns = `t.id, t.name, t.description, t.source, ` + downloadColumns + `, t.hf_repo_id, t.hf_filepath, t.hf_revision, t.training_id, t.training_path,
 	coalesce(t.model_name, m.name) as model_name, t.model_id, t.layer, t.hook, t.hook_out, t.hook_type, t.n_features, t.d_model, t.d_out, t.k,
 	t.architecture, t.format, t.format_version, t.normalization, t.dtype, t.context_length, t.prepend_bos, t.signed, t.published_l0,
 	t.local_path, t.file_size_bytes, t.files_sha256, t.sae_metadata, t.error_code, t.error_message, t.stream_version,
 	t.created_at, t.updated_at, t.downloaded_at, t.deleted_at`
 
-const modelColumns = `t.id, t.name, t.status, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.family, t.format, t.dtype, t.layers, t.d_model, t.vocab,
+const modelColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.family, t.format, t.dtype, t.layers, t.d_model, t.vocab,
 	t.context_length, t.params_count, t.file_size_bytes, t.files_sha256, t.tokenizer_sha256, t.facts, t.error_code, t.error_message, t.stream_version,
 	t.created_at, t.updated_at, t.ready_at, t.deleted_at`
 
-const datasetColumns = `t.id, t.name, t.status, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.format, t.text_column, t.tokenised, t.columns, t.num_rows,
+const datasetColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.format, t.text_column, t.tokenised, t.columns, t.num_rows,
 	t.file_size_bytes, t.files_sha256, t.facts, t.error_code, t.error_message, t.stream_version, t.created_at, t.updated_at, t.ready_at, t.deleted_at`
 
 const trainingColumns = `t.id, t.name, t.status, t.model_id, t.source, t.checkpoint_dir, t.hf_repo_id, t.saes, t.file_size_bytes, t.stream_version, t.created_at,
@@ -48,7 +62,7 @@ const corpusColumns = `t.id, t.dataset_id, t.dataset_sha256, t.tokenizer_sha256,
 
 func saeList() list {
 	return list{
-		from:    "public.external_saes t left join public.models m on m.id = t.model_id",
+		from:    "public.external_saes t left join public.models m on m.id = t.model_id" + fetched("sae"),
 		columns: saeColumns,
 		search:  []string{"t.name", "t.description", "t.hf_repo_id"},
 		model:   []string{"t.model_name", "m.name"},
@@ -62,7 +76,7 @@ func saeList() list {
 
 func modelList() list {
 	return list{
-		from: "public.models t", columns: modelColumns,
+		from: "public.models t" + fetched("model"), columns: modelColumns,
 		search:   []string{"t.name", "t.hf_repo_id", "t.family"},
 		sorts:    []string{"id", "name", "status", "family", "params_count", "layers", "d_model", "file_size_bytes", "created_at", "updated_at"},
 		statuses: fileStatuses, sources: []string{"huggingface", "local"},
@@ -71,7 +85,7 @@ func modelList() list {
 
 func datasetList() list {
 	return list{
-		from: "public.datasets t", columns: datasetColumns,
+		from: "public.datasets t" + fetched("dataset"), columns: datasetColumns,
 		search:   []string{"t.name", "t.hf_repo_id"},
 		sorts:    []string{"id", "name", "status", "source", "format", "num_rows", "file_size_bytes", "created_at", "updated_at"},
 		statuses: fileStatuses, sources: []string{"huggingface", "local"},
@@ -214,7 +228,7 @@ func (q *Queries) ModelsNamed(ctx context.Context, name string) ([]Model, error)
 	if strings.TrimSpace(name) == "" {
 		return nil, nil
 	}
-	rows, err := q.pool.Query(ctx, `select `+modelColumns+` from public.models t where status = 'ready' order by created_at desc, id desc`)
+	rows, err := q.pool.Query(ctx, `select `+modelColumns+` from `+modelList().from+` where t.status = 'ready' order by t.created_at desc, t.id desc`)
 	if err != nil {
 		return nil, err
 	}
@@ -273,4 +287,30 @@ func (q *Queries) Chunks(ctx context.Context, corpusID string) ([]Chunk, error) 
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Chunk])
+}
+
+// Downloading returns what is being fetched at this moment, with how far it is: models, SAEs and datasets, oldest first.
+func (q *Queries) Downloading(ctx context.Context) ([]Download, error) {
+	rows, err := q.pool.Query(ctx, `select subject, coalesce(owner is not null and expires_at > clock_timestamp(), false), progress from public.work where kind = $1 order by opened, subject limit 1000`, facts.DownloadWork)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (d Download, err error) {
+		var subject string
+		var progress []byte
+		err = row.Scan(&subject, &d.Running, &progress)
+		d.Kind, d.ID, _ = strings.Cut(subject, "-")
+		d.Progress = progress
+		return d, err
+	})
+}
+
+// DownloadedModel returns the model that was fetched, or is being fetched, from this commit; "" = none.
+func (q *Queries) DownloadedModel(ctx context.Context, repo, commit, file string) (id string, err error) {
+	err = q.pool.QueryRow(ctx, `select id from public.models where hf_repo_id = $1 and hf_revision = $2 and coalesce(local_path, '') = $3 and status in ('pending', 'ready') order by created_at limit 1`,
+		repo, commit, file).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return id, err
 }

@@ -118,7 +118,6 @@ func TestAnSAEShowsEveryFact(t *testing.T) {
 	require.Equal(t, 576, *s.DModel)
 	require.Equal(t, "m_smol", *s.ModelID)
 	require.InDelta(t, 48.5, *s.PublishedL0, 0)
-	require.InDelta(t, 100, s.Progress(), 0)
 	require.Nil(t, s.HFRepoID)
 	require.Nil(t, s.ErrorMessage)
 	require.Contains(t, string(s.Metadata), `"architecture":"topk"`)
@@ -128,7 +127,6 @@ func TestAnSAEShowsEveryFact(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, pending.NFeatures)
 	require.Nil(t, pending.Metadata)
-	require.Zero(t, pending.Progress())
 
 	gone, err := b.queries.SAE(t.Context(), "sae_e")
 	require.NoError(t, err, "a deleted SAE is found by its id")

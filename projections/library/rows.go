@@ -9,7 +9,7 @@ import (
 type Model struct {
 	ID              string          `db:"id"`
 	Name            string          `db:"name"`
-	Status          string          `db:"status"` // pending, ready, failed, deleted
+	Status          string          `db:"status"` // pending, downloading, ready, failed, deleted
 	Source          string          `db:"source"` // local, huggingface
 	HFRepoID        *string         `db:"hf_repo_id"`
 	HFRevision      *string         `db:"hf_revision"`
@@ -28,6 +28,7 @@ type Model struct {
 	Facts           json.RawMessage `db:"facts"` // model.Facts; nil until it is ready
 	ErrorCode       *string         `db:"error_code"`
 	ErrorMessage    *string         `db:"error_message"`
+	Download        json.RawMessage `db:"download"`       // how far it is while it is downloading; else nil
 	StreamVersion   int64           `db:"stream_version"` // its ETag
 	CreatedAt       time.Time       `db:"created_at"`
 	UpdatedAt       time.Time       `db:"updated_at"`
@@ -41,7 +42,7 @@ type SAE struct {
 	Name          string          `db:"name"`
 	Description   *string         `db:"description"`
 	Source        string          `db:"source"` // huggingface, local, trained
-	Status        string          `db:"status"` // pending, ready, failed, deleted
+	Status        string          `db:"status"` // pending, downloading, ready, failed, deleted
 	HFRepoID      *string         `db:"hf_repo_id"`
 	HFFilepath    *string         `db:"hf_filepath"`
 	HFRevision    *string         `db:"hf_revision"`
@@ -72,6 +73,7 @@ type SAE struct {
 	Metadata      json.RawMessage `db:"sae_metadata"` // sae.Facts; nil until it is ready
 	ErrorCode     *string         `db:"error_code"`
 	ErrorMessage  *string         `db:"error_message"`
+	Download      json.RawMessage `db:"download"` // how far it is while it is downloading; else nil
 	StreamVersion int64           `db:"stream_version"`
 	CreatedAt     time.Time       `db:"created_at"`
 	UpdatedAt     time.Time       `db:"updated_at"`
@@ -79,12 +81,12 @@ type SAE struct {
 	DeletedAt     *time.Time      `db:"deleted_at"`
 }
 
-// Progress is 100 once the files are there, else 0, as existing clients expect.
-func (s SAE) Progress() float64 {
-	if s.DownloadedAt != nil {
-		return 100
-	}
-	return 0
+// Download is one download that is to be done.
+type Download struct {
+	Kind     string // model, sae, dataset
+	ID       string
+	Running  bool            // somebody does it
+	Progress json.RawMessage // as its worker tells; nil = nothing yet
 }
 
 // Dataset is a row of datasets.
@@ -106,6 +108,7 @@ type Dataset struct {
 	Facts         json.RawMessage `db:"facts"` // dataset.Facts
 	ErrorCode     *string         `db:"error_code"`
 	ErrorMessage  *string         `db:"error_message"`
+	Download      json.RawMessage `db:"download"` // how far it is while it is downloading; else nil
 	StreamVersion int64           `db:"stream_version"`
 	CreatedAt     time.Time       `db:"created_at"`
 	UpdatedAt     time.Time       `db:"updated_at"`

@@ -42,16 +42,19 @@ func (e CorpusStatus) Valid() bool {
 
 // Defines values for DatasetStatus.
 const (
-	DatasetStatusDeleted DatasetStatus = "deleted"
-	DatasetStatusFailed  DatasetStatus = "failed"
-	DatasetStatusPending DatasetStatus = "pending"
-	DatasetStatusReady   DatasetStatus = "ready"
+	DatasetStatusDeleted     DatasetStatus = "deleted"
+	DatasetStatusDownloading DatasetStatus = "downloading"
+	DatasetStatusFailed      DatasetStatus = "failed"
+	DatasetStatusPending     DatasetStatus = "pending"
+	DatasetStatusReady       DatasetStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the DatasetStatus enum.
 func (e DatasetStatus) Valid() bool {
 	switch e {
 	case DatasetStatusDeleted:
+		return true
+	case DatasetStatusDownloading:
 		return true
 	case DatasetStatusFailed:
 		return true
@@ -246,16 +249,19 @@ func (e FeatureDetailLabelSource) Valid() bool {
 
 // Defines values for ModelStatus.
 const (
-	ModelStatusDeleted ModelStatus = "deleted"
-	ModelStatusFailed  ModelStatus = "failed"
-	ModelStatusPending ModelStatus = "pending"
-	ModelStatusReady   ModelStatus = "ready"
+	ModelStatusDeleted     ModelStatus = "deleted"
+	ModelStatusDownloading ModelStatus = "downloading"
+	ModelStatusFailed      ModelStatus = "failed"
+	ModelStatusPending     ModelStatus = "pending"
+	ModelStatusReady       ModelStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the ModelStatus enum.
 func (e ModelStatus) Valid() bool {
 	switch e {
 	case ModelStatusDeleted:
+		return true
+	case ModelStatusDownloading:
 		return true
 	case ModelStatusFailed:
 		return true
@@ -291,16 +297,19 @@ func (e SAESource) Valid() bool {
 
 // Defines values for SAEStatus.
 const (
-	SAEStatusDeleted SAEStatus = "deleted"
-	SAEStatusFailed  SAEStatus = "failed"
-	SAEStatusPending SAEStatus = "pending"
-	SAEStatusReady   SAEStatus = "ready"
+	SAEStatusDeleted     SAEStatus = "deleted"
+	SAEStatusDownloading SAEStatus = "downloading"
+	SAEStatusFailed      SAEStatus = "failed"
+	SAEStatusPending     SAEStatus = "pending"
+	SAEStatusReady       SAEStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the SAEStatus enum.
 func (e SAEStatus) Valid() bool {
 	switch e {
 	case SAEStatusDeleted:
+		return true
+	case SAEStatusDownloading:
 		return true
 	case SAEStatusFailed:
 		return true
@@ -393,16 +402,19 @@ func (e FeatureSort) Valid() bool {
 
 // Defines values for FileStatus.
 const (
-	FileStatusDeleted FileStatus = "deleted"
-	FileStatusFailed  FileStatus = "failed"
-	FileStatusPending FileStatus = "pending"
-	FileStatusReady   FileStatus = "ready"
+	FileStatusDeleted     FileStatus = "deleted"
+	FileStatusDownloading FileStatus = "downloading"
+	FileStatusFailed      FileStatus = "failed"
+	FileStatusPending     FileStatus = "pending"
+	FileStatusReady       FileStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the FileStatus enum.
 func (e FileStatus) Valid() bool {
 	switch e {
 	case FileStatusDeleted:
+		return true
+	case FileStatusDownloading:
 		return true
 	case FileStatusFailed:
 		return true
@@ -489,16 +501,19 @@ func (e ListDatasetsParamsSource) Valid() bool {
 
 // Defines values for ListDatasetsParamsStatus.
 const (
-	ListDatasetsParamsStatusDeleted ListDatasetsParamsStatus = "deleted"
-	ListDatasetsParamsStatusFailed  ListDatasetsParamsStatus = "failed"
-	ListDatasetsParamsStatusPending ListDatasetsParamsStatus = "pending"
-	ListDatasetsParamsStatusReady   ListDatasetsParamsStatus = "ready"
+	ListDatasetsParamsStatusDeleted     ListDatasetsParamsStatus = "deleted"
+	ListDatasetsParamsStatusDownloading ListDatasetsParamsStatus = "downloading"
+	ListDatasetsParamsStatusFailed      ListDatasetsParamsStatus = "failed"
+	ListDatasetsParamsStatusPending     ListDatasetsParamsStatus = "pending"
+	ListDatasetsParamsStatusReady       ListDatasetsParamsStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the ListDatasetsParamsStatus enum.
 func (e ListDatasetsParamsStatus) Valid() bool {
 	switch e {
 	case ListDatasetsParamsStatusDeleted:
+		return true
+	case ListDatasetsParamsStatusDownloading:
 		return true
 	case ListDatasetsParamsStatusFailed:
 		return true
@@ -627,16 +642,19 @@ func (e ListExamplesParamsKind) Valid() bool {
 
 // Defines values for ListModelsParamsStatus.
 const (
-	ListModelsParamsStatusDeleted ListModelsParamsStatus = "deleted"
-	ListModelsParamsStatusFailed  ListModelsParamsStatus = "failed"
-	ListModelsParamsStatusPending ListModelsParamsStatus = "pending"
-	ListModelsParamsStatusReady   ListModelsParamsStatus = "ready"
+	ListModelsParamsStatusDeleted     ListModelsParamsStatus = "deleted"
+	ListModelsParamsStatusDownloading ListModelsParamsStatus = "downloading"
+	ListModelsParamsStatusFailed      ListModelsParamsStatus = "failed"
+	ListModelsParamsStatusPending     ListModelsParamsStatus = "pending"
+	ListModelsParamsStatusReady       ListModelsParamsStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the ListModelsParamsStatus enum.
 func (e ListModelsParamsStatus) Valid() bool {
 	switch e {
 	case ListModelsParamsStatusDeleted:
+		return true
+	case ListModelsParamsStatusDownloading:
 		return true
 	case ListModelsParamsStatusFailed:
 		return true
@@ -690,16 +708,19 @@ func (e ListSAEsParamsSource) Valid() bool {
 
 // Defines values for ListSAEsParamsStatus.
 const (
-	ListSAEsParamsStatusDeleted ListSAEsParamsStatus = "deleted"
-	ListSAEsParamsStatusFailed  ListSAEsParamsStatus = "failed"
-	ListSAEsParamsStatusPending ListSAEsParamsStatus = "pending"
-	ListSAEsParamsStatusReady   ListSAEsParamsStatus = "ready"
+	ListSAEsParamsStatusDeleted     ListSAEsParamsStatus = "deleted"
+	ListSAEsParamsStatusDownloading ListSAEsParamsStatus = "downloading"
+	ListSAEsParamsStatusFailed      ListSAEsParamsStatus = "failed"
+	ListSAEsParamsStatusPending     ListSAEsParamsStatus = "pending"
+	ListSAEsParamsStatusReady       ListSAEsParamsStatus = "ready"
 )
 
 // Valid indicates whether the value is a known member of the ListSAEsParamsStatus enum.
 func (e ListSAEsParamsStatus) Valid() bool {
 	switch e {
 	case ListSAEsParamsStatusDeleted:
+		return true
+	case ListSAEsParamsStatusDownloading:
 		return true
 	case ListSAEsParamsStatusFailed:
 		return true
@@ -934,17 +955,20 @@ type CorpusList struct {
 
 // Dataset defines model for Dataset.
 type Dataset struct {
-	Columns      *[]string  `json:"columns,omitempty"`
-	CreatedAt    time.Time  `json:"created_at"`
-	DeletedAt    *time.Time `json:"deleted_at,omitempty"`
-	ErrorCode    *string    `json:"error_code,omitempty"`
-	ErrorMessage *string    `json:"error_message,omitempty"`
-	FilesSha256  *string    `json:"files_sha256,omitempty"`
-	Format       *string    `json:"format,omitempty"`
-	HfRepoID     *string    `json:"hf_repo_id,omitempty"`
-	HfRevision   *string    `json:"hf_revision,omitempty"`
-	ID           string     `json:"id"`
-	Name         string     `json:"name"`
+	Columns   *[]string  `json:"columns,omitempty"`
+	CreatedAt time.Time  `json:"created_at"`
+	DeletedAt *time.Time `json:"deleted_at,omitempty"`
+
+	// Download A download that is running
+	Download     *Download `json:"download,omitempty"`
+	ErrorCode    *string   `json:"error_code,omitempty"`
+	ErrorMessage *string   `json:"error_message,omitempty"`
+	FilesSha256  *string   `json:"files_sha256,omitempty"`
+	Format       *string   `json:"format,omitempty"`
+	HfRepoID     *string   `json:"hf_repo_id,omitempty"`
+	HfRevision   *string   `json:"hf_revision,omitempty"`
+	ID           string    `json:"id"`
+	Name         string    `json:"name"`
 
 	// NumSamples Rows
 	NumSamples *int64 `json:"num_samples,omitempty"`
@@ -998,6 +1022,105 @@ type DeletedSAEs struct {
 type DensityBin struct {
 	Bin     int `json:"bin"`
 	Latents int `json:"latents"`
+}
+
+// Download A download that is running
+type Download struct {
+	BytesDone      int64    `json:"bytes_done"`
+	BytesPerSecond *float64 `json:"bytes_per_second,omitempty"`
+	BytesTotal     int64    `json:"bytes_total"`
+	EtaSeconds     *float64 `json:"eta_seconds,omitempty"`
+	File           *string  `json:"file,omitempty"`
+	FilesDone      int      `json:"files_done"`
+	FilesTotal     int      `json:"files_total"`
+
+	// Stage resolving, downloading, importing
+	Stage string `json:"stage"`
+}
+
+// DownloadDatasetRequest defines model for DownloadDatasetRequest.
+type DownloadDatasetRequest struct {
+	AccessToken *string `json:"access_token,omitempty"`
+
+	// Config Of the card; the default one where it is left out
+	Config *string `json:"config,omitempty"`
+
+	// MaxRows Only the first rows; files beyond them are not fetched
+	MaxRows *int64  `json:"max_rows,omitempty"`
+	Name    *string `json:"name,omitempty"`
+
+	// RepoID owner/name on the hub
+	RepoID string `json:"repo_id"`
+
+	// Revision A branch, a tag or a commit; main where it is left out
+	Revision *string `json:"revision,omitempty"`
+
+	// Split train or the only one where it is left out
+	Split      *string `json:"split,omitempty"`
+	TextColumn *string `json:"text_column,omitempty"`
+}
+
+// DownloadModelRequest defines model for DownloadModelRequest.
+type DownloadModelRequest struct {
+	AccessToken *string `json:"access_token,omitempty"`
+
+	// Filename A GGUF file, or a folder of the repository
+	Filename *string `json:"filename,omitempty"`
+	Name     *string `json:"name,omitempty"`
+
+	// Quantization FP32 and FP16 take the files as they are published; Q8, Q4 or any other picks a GGUF by its name
+	Quantization *string `json:"quantization,omitempty"`
+
+	// RepoID owner/name on the hub
+	RepoID string `json:"repo_id"`
+
+	// Revision A branch, a tag or a commit; main where it is left out
+	Revision *string `json:"revision,omitempty"`
+
+	// TrustRemoteCode No code of a repository is ever run: true is refused
+	TrustRemoteCode *bool `json:"trust_remote_code,omitempty"`
+}
+
+// DownloadSAERequest defines model for DownloadSAERequest.
+type DownloadSAERequest struct {
+	AccessToken *string `json:"access_token,omitempty"`
+
+	// ApplyBDecToInput Where the files do not say
+	ApplyBDecToInput *bool `json:"apply_b_dec_to_input,omitempty"`
+
+	// Architecture Where the files do not say
+	Architecture *string `json:"architecture,omitempty"`
+	Description  *string `json:"description,omitempty"`
+
+	// Filepath The SAE's folder or file in the repository; its root where it is left out
+	Filepath *string `json:"filepath,omitempty"`
+
+	// Hook Where the files do not say, such as blocks.8.hook_resid_post
+	Hook *string `json:"hook,omitempty"`
+
+	// HookOut Of a transcoder, where the files do not say
+	HookOut *string `json:"hook_out,omitempty"`
+
+	// K Of a top-k SAE whose files do not say
+	K *int `json:"k,omitempty"`
+
+	// Layer Must agree with the checkpoint; of files with several layers it chooses one
+	Layer     *int    `json:"layer,omitempty"`
+	ModelID   *string `json:"model_id,omitempty"`
+	ModelName *string `json:"model_name,omitempty"`
+	Name      *string `json:"name,omitempty"`
+
+	// Normalization none, expected_average_only_in, constant_norm_rescale or layer_norm, where the files do not say
+	Normalization *string `json:"normalization,omitempty"`
+
+	// RepoID owner/name on the hub
+	RepoID string `json:"repo_id"`
+
+	// Revision A branch, a tag or a commit; main where it is left out
+	Revision *string `json:"revision,omitempty"`
+
+	// ScalingFactor For expected_average_only_in where the checkpoint has none
+	ScalingFactor *float64 `json:"scaling_factor,omitempty"`
 }
 
 // Estimate defines model for Estimate.
@@ -1496,19 +1619,36 @@ type ImportModelRequest struct {
 
 // ImportSAERequest defines model for ImportSAERequest.
 type ImportSAERequest struct {
-	Description *string `json:"description,omitempty"`
+	// ApplyBDecToInput Where the files do not say
+	ApplyBDecToInput *bool `json:"apply_b_dec_to_input,omitempty"`
 
-	// FilePath A SAELens folder with cfg.json
+	// Architecture Where the files do not say
+	Architecture *string `json:"architecture,omitempty"`
+	Description  *string `json:"description,omitempty"`
+
+	// FilePath A folder, or the file with the weights, of any format that is known
 	FilePath string `json:"file_path"`
 
 	// Format Accepted for existing clients; the files say what they are
 	Format *string `json:"format,omitempty"`
 
-	// Layer Must agree with the checkpoint
+	// Hook Where the files do not say, such as blocks.8.hook_resid_post
+	Hook *string `json:"hook,omitempty"`
+
+	// HookOut Of a transcoder, where the files do not say
+	HookOut *string `json:"hook_out,omitempty"`
+
+	// K Of a top-k SAE whose files do not say
+	K *int `json:"k,omitempty"`
+
+	// Layer Must agree with the checkpoint; of files with several layers it chooses one
 	Layer     *int    `json:"layer,omitempty"`
 	ModelID   *string `json:"model_id,omitempty"`
 	ModelName *string `json:"model_name,omitempty"`
 	Name      string  `json:"name"`
+
+	// Normalization none, expected_average_only_in, constant_norm_rescale or layer_norm, where the files do not say
+	Normalization *string `json:"normalization,omitempty"`
 
 	// ScalingFactor For expected_average_only_in where the checkpoint has none
 	ScalingFactor *float64 `json:"scaling_factor,omitempty"`
@@ -1582,20 +1722,23 @@ type Model struct {
 	CreatedAt     time.Time  `json:"created_at"`
 	DModel        *int       `json:"d_model,omitempty"`
 	DeletedAt     *time.Time `json:"deleted_at,omitempty"`
-	Dtype         *string    `json:"dtype,omitempty"`
-	ErrorCode     *string    `json:"error_code,omitempty"`
-	ErrorMessage  *string    `json:"error_message,omitempty"`
-	Family        *string    `json:"family,omitempty"`
-	FileSizeBytes *int64     `json:"file_size_bytes,omitempty"`
-	FilesSha256   *string    `json:"files_sha256,omitempty"`
-	Format        *string    `json:"format,omitempty"`
-	HfRepoID      *string    `json:"hf_repo_id,omitempty"`
-	HfRevision    *string    `json:"hf_revision,omitempty"`
-	ID            string     `json:"id"`
-	Layers        *int       `json:"layers,omitempty"`
-	LocalPath     *string    `json:"local_path,omitempty"`
-	Name          string     `json:"name"`
-	ParamsCount   int64      `json:"params_count"`
+
+	// Download A download that is running
+	Download      *Download `json:"download,omitempty"`
+	Dtype         *string   `json:"dtype,omitempty"`
+	ErrorCode     *string   `json:"error_code,omitempty"`
+	ErrorMessage  *string   `json:"error_message,omitempty"`
+	Family        *string   `json:"family,omitempty"`
+	FileSizeBytes *int64    `json:"file_size_bytes,omitempty"`
+	FilesSha256   *string   `json:"files_sha256,omitempty"`
+	Format        *string   `json:"format,omitempty"`
+	HfRepoID      *string   `json:"hf_repo_id,omitempty"`
+	HfRevision    *string   `json:"hf_revision,omitempty"`
+	ID            string    `json:"id"`
+	Layers        *int      `json:"layers,omitempty"`
+	LocalPath     *string   `json:"local_path,omitempty"`
+	Name          string    `json:"name"`
+	ParamsCount   int64     `json:"params_count"`
 
 	// Progress 0 to 100
 	Progress        float64     `json:"progress"`
@@ -1634,6 +1777,34 @@ type Pagination struct {
 	Page       int  `json:"page"`
 	Total      int  `json:"total"`
 	TotalPages int  `json:"total_pages"`
+}
+
+// PreviewFile defines model for PreviewFile.
+type PreviewFile struct {
+	Filepath  string `json:"filepath"`
+	IsSae     bool   `json:"is_sae"`
+	SizeBytes int64  `json:"size_bytes"`
+}
+
+// PreviewSAE defines model for PreviewSAE.
+type PreviewSAE struct {
+	Filepath string `json:"filepath"`
+
+	// Layer As its path suggests
+	Layer *int `json:"layer,omitempty"`
+
+	// NFeatures As its path suggests
+	NFeatures *int  `json:"n_features,omitempty"`
+	SizeBytes int64 `json:"size_bytes"`
+}
+
+// PreviewSAEsRequest defines model for PreviewSAEsRequest.
+type PreviewSAEsRequest struct {
+	AccessToken *string `json:"access_token,omitempty"`
+
+	// RepoID owner/name on the hub
+	RepoID   string  `json:"repo_id"`
+	Revision *string `json:"revision,omitempty"`
 }
 
 // Problem defines model for Problem.
@@ -1681,6 +1852,9 @@ type SAE struct {
 	DOut          *int       `json:"d_out,omitempty"`
 	DeletedAt     *time.Time `json:"deleted_at,omitempty"`
 	Description   *string    `json:"description,omitempty"`
+
+	// Download A download that is running
+	Download      *Download  `json:"download,omitempty"`
 	DownloadedAt  *time.Time `json:"downloaded_at,omitempty"`
 	Dtype         *string    `json:"dtype,omitempty"`
 	ErrorCode     *string    `json:"error_code,omitempty"`
@@ -1756,6 +1930,25 @@ type SAEFeatureList struct {
 type SAEList struct {
 	Data       []SAE          `json:"data"`
 	Pagination SkipPagination `json:"pagination"`
+}
+
+// SAEPreview defines model for SAEPreview.
+type SAEPreview struct {
+	Description string        `json:"description"`
+	Files       []PreviewFile `json:"files"`
+
+	// ModelName As an SAE's config or the card has it
+	ModelName *string `json:"model_name,omitempty"`
+	RepoID    string  `json:"repo_id"`
+	RepoType  string  `json:"repo_type"`
+
+	// Revision The commit
+	Revision string       `json:"revision"`
+	SaeFiles []PreviewSAE `json:"sae_files"`
+
+	// SaePaths What can be given as filepath
+	SaePaths       []string `json:"sae_paths"`
+	TotalSizeBytes int64    `json:"total_size_bytes"`
 }
 
 // SkipPagination defines model for SkipPagination.
@@ -1975,6 +2168,11 @@ type ListDatasetsParamsStatus string
 // ListDatasetsParamsOrder defines parameters for ListDatasets.
 type ListDatasetsParamsOrder string
 
+// DownloadDatasetParams defines parameters for DownloadDataset.
+type DownloadDatasetParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ImportDatasetParams defines parameters for ImportDataset.
 type ImportDatasetParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
@@ -1982,6 +2180,16 @@ type ImportDatasetParams struct {
 
 // DeleteDatasetParams defines parameters for DeleteDataset.
 type DeleteDatasetParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CancelDatasetDownloadParams defines parameters for CancelDatasetDownload.
+type CancelDatasetDownloadParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RedownloadDatasetParams defines parameters for RedownloadDataset.
+type RedownloadDatasetParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -2155,6 +2363,11 @@ type ListModelsParamsStatus string
 // ListModelsParamsOrder defines parameters for ListModels.
 type ListModelsParamsOrder string
 
+// DownloadModelParams defines parameters for DownloadModel.
+type DownloadModelParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ImportModelParams defines parameters for ImportModel.
 type ImportModelParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
@@ -2162,6 +2375,16 @@ type ImportModelParams struct {
 
 // DeleteModelParams defines parameters for DeleteModel.
 type DeleteModelParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CancelModelDownloadParams defines parameters for CancelModelDownload.
+type CancelModelDownloadParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RedownloadModelParams defines parameters for RedownloadModel.
+type RedownloadModelParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -2199,6 +2422,11 @@ type DeleteSAEsParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// DownloadSAEParams defines parameters for DownloadSAE.
+type DownloadSAEParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ImportSAEParams defines parameters for ImportSAE.
 type ImportSAEParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
@@ -2220,6 +2448,11 @@ type DeleteSAEParams struct {
 type UpdateSAEParams struct {
 	// IfMatch An ETag that was given; 412 if there is a newer one
 	IfMatch        *IfMatch        `json:"If-Match,omitempty"`
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CancelSAEDownloadParams defines parameters for CancelSAEDownload.
+type CancelSAEDownloadParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -2248,6 +2481,11 @@ type ListSAEFeaturesParams struct {
 
 	// IncludeDead Also latents without a firing, and those below the extraction's min_activation_frequency
 	IncludeDead *IncludeDead `form:"include_dead,omitempty" json:"include_dead,omitempty"`
+}
+
+// RedownloadSAEParams defines parameters for RedownloadSAE.
+type RedownloadSAEParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListTrainingsParams defines parameters for ListTrainings.
@@ -2313,6 +2551,9 @@ type ListTrainingFeaturesParamsSortBy string
 // ListTrainingFeaturesParamsSortOrder defines parameters for ListTrainingFeatures.
 type ListTrainingFeaturesParamsSortOrder string
 
+// DownloadDatasetJSONRequestBody defines body for DownloadDataset for application/json ContentType.
+type DownloadDatasetJSONRequestBody = DownloadDatasetRequest
+
 // ImportDatasetJSONRequestBody defines body for ImportDataset for application/json ContentType.
 type ImportDatasetJSONRequestBody = ImportDatasetRequest
 
@@ -2325,11 +2566,20 @@ type ExtendExtractionJSONRequestBody = ExtendRequest
 // UpdateFeatureJSONRequestBody defines body for UpdateFeature for application/json ContentType.
 type UpdateFeatureJSONRequestBody = UpdateFeatureRequest
 
+// DownloadModelJSONRequestBody defines body for DownloadModel for application/json ContentType.
+type DownloadModelJSONRequestBody = DownloadModelRequest
+
 // ImportModelJSONRequestBody defines body for ImportModel for application/json ContentType.
 type ImportModelJSONRequestBody = ImportModelRequest
 
 // DeleteSAEsJSONRequestBody defines body for DeleteSAEs for application/json ContentType.
 type DeleteSAEsJSONRequestBody = DeleteSAEsRequest
+
+// DownloadSAEJSONRequestBody defines body for DownloadSAE for application/json ContentType.
+type DownloadSAEJSONRequestBody = DownloadSAERequest
+
+// PreviewSAEsJSONRequestBody defines body for PreviewSAEs for application/json ContentType.
+type PreviewSAEsJSONRequestBody = PreviewSAEsRequest
 
 // ImportSAEJSONRequestBody defines body for ImportSAE for application/json ContentType.
 type ImportSAEJSONRequestBody = ImportSAERequest
@@ -2536,6 +2786,9 @@ type ServerInterface interface {
 	// ListDatasets Datasets, newest first
 	// (GET /api/v1/datasets)
 	ListDatasets(c *gin.Context, params ListDatasetsParams)
+	// DownloadDataset Fetch a split of a dataset from the hub
+	// (POST /api/v1/datasets/download)
+	DownloadDataset(c *gin.Context, params DownloadDatasetParams)
 	// ImportDataset Import a dataset (.jsonl, .json, .txt, .parquet, .arrow, .npy) from a file or folder on the machine of the API
 	// (POST /api/v1/datasets/import)
 	ImportDataset(c *gin.Context, params ImportDatasetParams)
@@ -2545,7 +2798,13 @@ type ServerInterface interface {
 	// GetDataset A dataset, also a deleted one
 	// (GET /api/v1/datasets/{id})
 	GetDataset(c *gin.Context, id ID)
-	// StreamEvents Every fact and the live progress of every extraction, as server-sent events
+	// CancelDatasetDownload Call a download off
+	// (DELETE /api/v1/datasets/{id}/cancel)
+	CancelDatasetDownload(c *gin.Context, id ID, params CancelDatasetDownloadParams)
+	// RedownloadDataset Ask again for a download that failed
+	// (POST /api/v1/datasets/{id}/redownload)
+	RedownloadDataset(c *gin.Context, id ID, params RedownloadDatasetParams)
+	// StreamEvents Every fact, the live progress of every extraction and of every download, as server-sent events
 	// (GET /api/v1/events)
 	StreamEvents(c *gin.Context, params StreamEventsParams)
 	// ListExtractions Extractions, newest first
@@ -2593,6 +2852,9 @@ type ServerInterface interface {
 	// ListModels Models, newest first
 	// (GET /api/v1/models)
 	ListModels(c *gin.Context, params ListModelsParams)
+	// DownloadModel Fetch a model from the hub
+	// (POST /api/v1/models/download)
+	DownloadModel(c *gin.Context, params DownloadModelParams)
 	// ImportModel Import a model from a folder or GGUF file on the machine of the API
 	// (POST /api/v1/models/import)
 	ImportModel(c *gin.Context, params ImportModelParams)
@@ -2602,12 +2864,24 @@ type ServerInterface interface {
 	// GetModel A model, also a deleted one
 	// (GET /api/v1/models/{id})
 	GetModel(c *gin.Context, id ID)
+	// CancelModelDownload Call a download off
+	// (DELETE /api/v1/models/{id}/cancel)
+	CancelModelDownload(c *gin.Context, id ID, params CancelModelDownloadParams)
+	// RedownloadModel Ask again for a download that failed
+	// (POST /api/v1/models/{id}/redownload)
+	RedownloadModel(c *gin.Context, id ID, params RedownloadModelParams)
 	// ListSAEs SAEs, newest first; deleted ones are left out
 	// (GET /api/v1/saes)
 	ListSAEs(c *gin.Context, params ListSAEsParams)
 	// DeleteSAEs Delete several SAEs; each succeeds or fails by itself
 	// (POST /api/v1/saes/delete)
 	DeleteSAEs(c *gin.Context, params DeleteSAEsParams)
+	// DownloadSAE Fetch an SAE from the hub
+	// (POST /api/v1/saes/download)
+	DownloadSAE(c *gin.Context, params DownloadSAEParams)
+	// PreviewSAEs What SAEs a repository on the hub holds
+	// (POST /api/v1/saes/hf/preview)
+	PreviewSAEs(c *gin.Context)
 	// ImportSAE Import an SAE from a SAELens folder on the machine of the API
 	// (POST /api/v1/saes/import/file)
 	ImportSAE(c *gin.Context, params ImportSAEParams)
@@ -2626,6 +2900,9 @@ type ServerInterface interface {
 	// UpdateSAE Rename an SAE, describe it, or link it to a model that it fits
 	// (PATCH /api/v1/saes/{id})
 	UpdateSAE(c *gin.Context, id ID, params UpdateSAEParams)
+	// CancelSAEDownload Call a download off
+	// (POST /api/v1/saes/{id}/cancel-download)
+	CancelSAEDownload(c *gin.Context, id ID, params CancelSAEDownloadParams)
 	// CancelSAEExtraction Cancel the extraction that holds the SAE; what was computed stays
 	// (POST /api/v1/saes/{id}/cancel-extraction)
 	CancelSAEExtraction(c *gin.Context, id ID, params CancelSAEExtractionParams)
@@ -2638,6 +2915,9 @@ type ServerInterface interface {
 	// ListSAEFeatures Features of the SAE's newest extraction, by latent
 	// (GET /api/v1/saes/{id}/features)
 	ListSAEFeatures(c *gin.Context, id ID, params ListSAEFeaturesParams)
+	// RedownloadSAE Ask again for a download that failed
+	// (POST /api/v1/saes/{id}/redownload)
+	RedownloadSAE(c *gin.Context, id ID, params RedownloadSAEParams)
 	// ListTrainings Trainings, newest first
 	// (GET /api/v1/trainings)
 	ListTrainings(c *gin.Context, params ListTrainingsParams)
@@ -2815,6 +3095,46 @@ func (siw *ServerInterfaceWrapper) ListDatasets(c *gin.Context) {
 	siw.Handler.ListDatasets(c, params)
 }
 
+// DownloadDataset operation middleware
+func (siw *ServerInterfaceWrapper) DownloadDataset(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DownloadDatasetParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.DownloadDataset(c, params)
+}
+
 // ImportDataset operation middleware
 func (siw *ServerInterfaceWrapper) ImportDataset(c *gin.Context) {
 
@@ -2927,6 +3247,104 @@ func (siw *ServerInterfaceWrapper) GetDataset(c *gin.Context) {
 	}
 
 	siw.Handler.GetDataset(c, id)
+}
+
+// CancelDatasetDownload operation middleware
+func (siw *ServerInterfaceWrapper) CancelDatasetDownload(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CancelDatasetDownloadParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.CancelDatasetDownload(c, id, params)
+}
+
+// RedownloadDataset operation middleware
+func (siw *ServerInterfaceWrapper) RedownloadDataset(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RedownloadDatasetParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.RedownloadDataset(c, id, params)
 }
 
 // StreamEvents operation middleware
@@ -3897,6 +4315,46 @@ func (siw *ServerInterfaceWrapper) ListModels(c *gin.Context) {
 	siw.Handler.ListModels(c, params)
 }
 
+// DownloadModel operation middleware
+func (siw *ServerInterfaceWrapper) DownloadModel(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DownloadModelParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.DownloadModel(c, params)
+}
+
 // ImportModel operation middleware
 func (siw *ServerInterfaceWrapper) ImportModel(c *gin.Context) {
 
@@ -4009,6 +4467,104 @@ func (siw *ServerInterfaceWrapper) GetModel(c *gin.Context) {
 	}
 
 	siw.Handler.GetModel(c, id)
+}
+
+// CancelModelDownload operation middleware
+func (siw *ServerInterfaceWrapper) CancelModelDownload(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CancelModelDownloadParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.CancelModelDownload(c, id, params)
+}
+
+// RedownloadModel operation middleware
+func (siw *ServerInterfaceWrapper) RedownloadModel(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RedownloadModelParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.RedownloadModel(c, id, params)
 }
 
 // ListSAEs operation middleware
@@ -4132,6 +4688,59 @@ func (siw *ServerInterfaceWrapper) DeleteSAEs(c *gin.Context) {
 	}
 
 	siw.Handler.DeleteSAEs(c, params)
+}
+
+// DownloadSAE operation middleware
+func (siw *ServerInterfaceWrapper) DownloadSAE(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DownloadSAEParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.DownloadSAE(c, params)
+}
+
+// PreviewSAEs operation middleware
+func (siw *ServerInterfaceWrapper) PreviewSAEs(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.PreviewSAEs(c)
 }
 
 // ImportSAE operation middleware
@@ -4389,6 +4998,55 @@ func (siw *ServerInterfaceWrapper) UpdateSAE(c *gin.Context) {
 	siw.Handler.UpdateSAE(c, id, params)
 }
 
+// CancelSAEDownload operation middleware
+func (siw *ServerInterfaceWrapper) CancelSAEDownload(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CancelSAEDownloadParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.CancelSAEDownload(c, id, params)
+}
+
 // CancelSAEExtraction operation middleware
 func (siw *ServerInterfaceWrapper) CancelSAEExtraction(c *gin.Context) {
 
@@ -4586,6 +5244,55 @@ func (siw *ServerInterfaceWrapper) ListSAEFeatures(c *gin.Context) {
 	}
 
 	siw.Handler.ListSAEFeatures(c, id, params)
+}
+
+// RedownloadSAE operation middleware
+func (siw *ServerInterfaceWrapper) RedownloadSAE(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RedownloadSAEParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.RedownloadSAE(c, id, params)
 }
 
 // ListTrainings operation middleware
@@ -5063,6 +5770,9 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/datasets", wrapper.ListDatasets)
 	router.DELETE(options.BaseURL+"/api/v1/datasets/:id", wrapper.DeleteDataset)
 	router.GET(options.BaseURL+"/api/v1/datasets/:id", wrapper.GetDataset)
+	router.DELETE(options.BaseURL+"/api/v1/datasets/:id/cancel", wrapper.CancelDatasetDownload)
+	router.POST(options.BaseURL+"/api/v1/datasets/:id/redownload", wrapper.RedownloadDataset)
+	router.POST(options.BaseURL+"/api/v1/datasets/download", wrapper.DownloadDataset)
 	router.POST(options.BaseURL+"/api/v1/datasets/import", wrapper.ImportDataset)
 	router.GET(options.BaseURL+"/api/v1/events", wrapper.StreamEvents)
 	router.GET(options.BaseURL+"/api/v1/extractions", wrapper.ListExtractions)
@@ -5082,16 +5792,23 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/models", wrapper.ListModels)
 	router.DELETE(options.BaseURL+"/api/v1/models/:id", wrapper.DeleteModel)
 	router.GET(options.BaseURL+"/api/v1/models/:id", wrapper.GetModel)
+	router.DELETE(options.BaseURL+"/api/v1/models/:id/cancel", wrapper.CancelModelDownload)
+	router.POST(options.BaseURL+"/api/v1/models/:id/redownload", wrapper.RedownloadModel)
+	router.POST(options.BaseURL+"/api/v1/models/download", wrapper.DownloadModel)
 	router.POST(options.BaseURL+"/api/v1/models/import", wrapper.ImportModel)
 	router.GET(options.BaseURL+"/api/v1/saes", wrapper.ListSAEs)
 	router.DELETE(options.BaseURL+"/api/v1/saes/:id", wrapper.DeleteSAE)
 	router.GET(options.BaseURL+"/api/v1/saes/:id", wrapper.GetSAE)
 	router.PATCH(options.BaseURL+"/api/v1/saes/:id", wrapper.UpdateSAE)
+	router.POST(options.BaseURL+"/api/v1/saes/:id/cancel-download", wrapper.CancelSAEDownload)
 	router.POST(options.BaseURL+"/api/v1/saes/:id/cancel-extraction", wrapper.CancelSAEExtraction)
 	router.POST(options.BaseURL+"/api/v1/saes/:id/extract-features", wrapper.StartExtraction)
 	router.GET(options.BaseURL+"/api/v1/saes/:id/extraction-status", wrapper.GetSAEExtractionStatus)
 	router.GET(options.BaseURL+"/api/v1/saes/:id/features", wrapper.ListSAEFeatures)
+	router.POST(options.BaseURL+"/api/v1/saes/:id/redownload", wrapper.RedownloadSAE)
 	router.POST(options.BaseURL+"/api/v1/saes/delete", wrapper.DeleteSAEs)
+	router.POST(options.BaseURL+"/api/v1/saes/download", wrapper.DownloadSAE)
+	router.POST(options.BaseURL+"/api/v1/saes/hf/preview", wrapper.PreviewSAEs)
 	router.POST(options.BaseURL+"/api/v1/saes/import/file", wrapper.ImportSAE)
 	router.POST(options.BaseURL+"/api/v1/saes/import/training", wrapper.ImportSAEsFromTraining)
 	router.GET(options.BaseURL+"/api/v1/saes/training/:id/available", wrapper.ListTrainingSAEs)
@@ -5233,6 +5950,46 @@ func (response ListDatasetsdefaultApplicationProblemPlusJSONResponse) VisitListD
 	return err
 }
 
+type DownloadDatasetRequestObject struct {
+	Params DownloadDatasetParams
+	Body   *DownloadDatasetJSONRequestBody
+}
+
+type DownloadDatasetResponseObject interface {
+	VisitDownloadDatasetResponse(w http.ResponseWriter) error
+}
+
+type DownloadDataset202JSONResponse Dataset
+
+func (response DownloadDataset202JSONResponse) VisitDownloadDatasetResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DownloadDatasetdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DownloadDatasetdefaultApplicationProblemPlusJSONResponse) VisitDownloadDatasetResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ImportDatasetRequestObject struct {
 	Params ImportDatasetParams
 	Body   *ImportDatasetJSONRequestBody
@@ -5335,6 +6092,86 @@ type GetDatasetdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetDatasetdefaultApplicationProblemPlusJSONResponse) VisitGetDatasetResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelDatasetDownloadRequestObject struct {
+	ID     ID `json:"id"`
+	Params CancelDatasetDownloadParams
+}
+
+type CancelDatasetDownloadResponseObject interface {
+	VisitCancelDatasetDownloadResponse(w http.ResponseWriter) error
+}
+
+type CancelDatasetDownload200JSONResponse Dataset
+
+func (response CancelDatasetDownload200JSONResponse) VisitCancelDatasetDownloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelDatasetDownloaddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelDatasetDownloaddefaultApplicationProblemPlusJSONResponse) VisitCancelDatasetDownloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedownloadDatasetRequestObject struct {
+	ID     ID `json:"id"`
+	Params RedownloadDatasetParams
+}
+
+type RedownloadDatasetResponseObject interface {
+	VisitRedownloadDatasetResponse(w http.ResponseWriter) error
+}
+
+type RedownloadDataset202JSONResponse Dataset
+
+func (response RedownloadDataset202JSONResponse) VisitRedownloadDatasetResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedownloadDatasetdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RedownloadDatasetdefaultApplicationProblemPlusJSONResponse) VisitRedownloadDatasetResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6036,6 +6873,46 @@ func (response ListModelsdefaultApplicationProblemPlusJSONResponse) VisitListMod
 	return err
 }
 
+type DownloadModelRequestObject struct {
+	Params DownloadModelParams
+	Body   *DownloadModelJSONRequestBody
+}
+
+type DownloadModelResponseObject interface {
+	VisitDownloadModelResponse(w http.ResponseWriter) error
+}
+
+type DownloadModel202JSONResponse Model
+
+func (response DownloadModel202JSONResponse) VisitDownloadModelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DownloadModeldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DownloadModeldefaultApplicationProblemPlusJSONResponse) VisitDownloadModelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ImportModelRequestObject struct {
 	Params ImportModelParams
 	Body   *ImportModelJSONRequestBody
@@ -6149,6 +7026,86 @@ func (response GetModeldefaultApplicationProblemPlusJSONResponse) VisitGetModelR
 	return err
 }
 
+type CancelModelDownloadRequestObject struct {
+	ID     ID `json:"id"`
+	Params CancelModelDownloadParams
+}
+
+type CancelModelDownloadResponseObject interface {
+	VisitCancelModelDownloadResponse(w http.ResponseWriter) error
+}
+
+type CancelModelDownload200JSONResponse Model
+
+func (response CancelModelDownload200JSONResponse) VisitCancelModelDownloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelModelDownloaddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelModelDownloaddefaultApplicationProblemPlusJSONResponse) VisitCancelModelDownloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedownloadModelRequestObject struct {
+	ID     ID `json:"id"`
+	Params RedownloadModelParams
+}
+
+type RedownloadModelResponseObject interface {
+	VisitRedownloadModelResponse(w http.ResponseWriter) error
+}
+
+type RedownloadModel202JSONResponse Model
+
+func (response RedownloadModel202JSONResponse) VisitRedownloadModelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedownloadModeldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RedownloadModeldefaultApplicationProblemPlusJSONResponse) VisitRedownloadModelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListSAEsRequestObject struct {
 	Params ListSAEsParams
 }
@@ -6217,6 +7174,85 @@ type DeleteSAEsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response DeleteSAEsdefaultApplicationProblemPlusJSONResponse) VisitDeleteSAEsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DownloadSAERequestObject struct {
+	Params DownloadSAEParams
+	Body   *DownloadSAEJSONRequestBody
+}
+
+type DownloadSAEResponseObject interface {
+	VisitDownloadSAEResponse(w http.ResponseWriter) error
+}
+
+type DownloadSAE202JSONResponse SAE
+
+func (response DownloadSAE202JSONResponse) VisitDownloadSAEResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DownloadSAEdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DownloadSAEdefaultApplicationProblemPlusJSONResponse) VisitDownloadSAEResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PreviewSAEsRequestObject struct {
+	Body *PreviewSAEsJSONRequestBody
+}
+
+type PreviewSAEsResponseObject interface {
+	VisitPreviewSAEsResponse(w http.ResponseWriter) error
+}
+
+type PreviewSAEs200JSONResponse SAEPreview
+
+func (response PreviewSAEs200JSONResponse) VisitPreviewSAEsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PreviewSAEsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PreviewSAEsdefaultApplicationProblemPlusJSONResponse) VisitPreviewSAEsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6467,6 +7503,46 @@ func (response UpdateSAEdefaultApplicationProblemPlusJSONResponse) VisitUpdateSA
 	return err
 }
 
+type CancelSAEDownloadRequestObject struct {
+	ID     ID `json:"id"`
+	Params CancelSAEDownloadParams
+}
+
+type CancelSAEDownloadResponseObject interface {
+	VisitCancelSAEDownloadResponse(w http.ResponseWriter) error
+}
+
+type CancelSAEDownload200JSONResponse SAE
+
+func (response CancelSAEDownload200JSONResponse) VisitCancelSAEDownloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelSAEDownloaddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelSAEDownloaddefaultApplicationProblemPlusJSONResponse) VisitCancelSAEDownloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CancelSAEExtractionRequestObject struct {
 	ID     ID `json:"id"`
 	Params CancelSAEExtractionParams
@@ -6630,6 +7706,46 @@ type ListSAEFeaturesdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListSAEFeaturesdefaultApplicationProblemPlusJSONResponse) VisitListSAEFeaturesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedownloadSAERequestObject struct {
+	ID     ID `json:"id"`
+	Params RedownloadSAEParams
+}
+
+type RedownloadSAEResponseObject interface {
+	VisitRedownloadSAEResponse(w http.ResponseWriter) error
+}
+
+type RedownloadSAE202JSONResponse SAE
+
+func (response RedownloadSAE202JSONResponse) VisitRedownloadSAEResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedownloadSAEdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RedownloadSAEdefaultApplicationProblemPlusJSONResponse) VisitRedownloadSAEResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7058,6 +8174,9 @@ type StrictServerInterface interface {
 	// ListDatasets Datasets, newest first
 	// (GET /api/v1/datasets)
 	ListDatasets(ctx context.Context, request ListDatasetsRequestObject) (ListDatasetsResponseObject, error)
+	// DownloadDataset Fetch a split of a dataset from the hub
+	// (POST /api/v1/datasets/download)
+	DownloadDataset(ctx context.Context, request DownloadDatasetRequestObject) (DownloadDatasetResponseObject, error)
 	// ImportDataset Import a dataset (.jsonl, .json, .txt, .parquet, .arrow, .npy) from a file or folder on the machine of the API
 	// (POST /api/v1/datasets/import)
 	ImportDataset(ctx context.Context, request ImportDatasetRequestObject) (ImportDatasetResponseObject, error)
@@ -7067,7 +8186,13 @@ type StrictServerInterface interface {
 	// GetDataset A dataset, also a deleted one
 	// (GET /api/v1/datasets/{id})
 	GetDataset(ctx context.Context, request GetDatasetRequestObject) (GetDatasetResponseObject, error)
-	// StreamEvents Every fact and the live progress of every extraction, as server-sent events
+	// CancelDatasetDownload Call a download off
+	// (DELETE /api/v1/datasets/{id}/cancel)
+	CancelDatasetDownload(ctx context.Context, request CancelDatasetDownloadRequestObject) (CancelDatasetDownloadResponseObject, error)
+	// RedownloadDataset Ask again for a download that failed
+	// (POST /api/v1/datasets/{id}/redownload)
+	RedownloadDataset(ctx context.Context, request RedownloadDatasetRequestObject) (RedownloadDatasetResponseObject, error)
+	// StreamEvents Every fact, the live progress of every extraction and of every download, as server-sent events
 	// (GET /api/v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
 	// ListExtractions Extractions, newest first
@@ -7115,6 +8240,9 @@ type StrictServerInterface interface {
 	// ListModels Models, newest first
 	// (GET /api/v1/models)
 	ListModels(ctx context.Context, request ListModelsRequestObject) (ListModelsResponseObject, error)
+	// DownloadModel Fetch a model from the hub
+	// (POST /api/v1/models/download)
+	DownloadModel(ctx context.Context, request DownloadModelRequestObject) (DownloadModelResponseObject, error)
 	// ImportModel Import a model from a folder or GGUF file on the machine of the API
 	// (POST /api/v1/models/import)
 	ImportModel(ctx context.Context, request ImportModelRequestObject) (ImportModelResponseObject, error)
@@ -7124,12 +8252,24 @@ type StrictServerInterface interface {
 	// GetModel A model, also a deleted one
 	// (GET /api/v1/models/{id})
 	GetModel(ctx context.Context, request GetModelRequestObject) (GetModelResponseObject, error)
+	// CancelModelDownload Call a download off
+	// (DELETE /api/v1/models/{id}/cancel)
+	CancelModelDownload(ctx context.Context, request CancelModelDownloadRequestObject) (CancelModelDownloadResponseObject, error)
+	// RedownloadModel Ask again for a download that failed
+	// (POST /api/v1/models/{id}/redownload)
+	RedownloadModel(ctx context.Context, request RedownloadModelRequestObject) (RedownloadModelResponseObject, error)
 	// ListSAEs SAEs, newest first; deleted ones are left out
 	// (GET /api/v1/saes)
 	ListSAEs(ctx context.Context, request ListSAEsRequestObject) (ListSAEsResponseObject, error)
 	// DeleteSAEs Delete several SAEs; each succeeds or fails by itself
 	// (POST /api/v1/saes/delete)
 	DeleteSAEs(ctx context.Context, request DeleteSAEsRequestObject) (DeleteSAEsResponseObject, error)
+	// DownloadSAE Fetch an SAE from the hub
+	// (POST /api/v1/saes/download)
+	DownloadSAE(ctx context.Context, request DownloadSAERequestObject) (DownloadSAEResponseObject, error)
+	// PreviewSAEs What SAEs a repository on the hub holds
+	// (POST /api/v1/saes/hf/preview)
+	PreviewSAEs(ctx context.Context, request PreviewSAEsRequestObject) (PreviewSAEsResponseObject, error)
 	// ImportSAE Import an SAE from a SAELens folder on the machine of the API
 	// (POST /api/v1/saes/import/file)
 	ImportSAE(ctx context.Context, request ImportSAERequestObject) (ImportSAEResponseObject, error)
@@ -7148,6 +8288,9 @@ type StrictServerInterface interface {
 	// UpdateSAE Rename an SAE, describe it, or link it to a model that it fits
 	// (PATCH /api/v1/saes/{id})
 	UpdateSAE(ctx context.Context, request UpdateSAERequestObject) (UpdateSAEResponseObject, error)
+	// CancelSAEDownload Call a download off
+	// (POST /api/v1/saes/{id}/cancel-download)
+	CancelSAEDownload(ctx context.Context, request CancelSAEDownloadRequestObject) (CancelSAEDownloadResponseObject, error)
 	// CancelSAEExtraction Cancel the extraction that holds the SAE; what was computed stays
 	// (POST /api/v1/saes/{id}/cancel-extraction)
 	CancelSAEExtraction(ctx context.Context, request CancelSAEExtractionRequestObject) (CancelSAEExtractionResponseObject, error)
@@ -7160,6 +8303,9 @@ type StrictServerInterface interface {
 	// ListSAEFeatures Features of the SAE's newest extraction, by latent
 	// (GET /api/v1/saes/{id}/features)
 	ListSAEFeatures(ctx context.Context, request ListSAEFeaturesRequestObject) (ListSAEFeaturesResponseObject, error)
+	// RedownloadSAE Ask again for a download that failed
+	// (POST /api/v1/saes/{id}/redownload)
+	RedownloadSAE(ctx context.Context, request RedownloadSAERequestObject) (RedownloadSAEResponseObject, error)
 	// ListTrainings Trainings, newest first
 	// (GET /api/v1/trainings)
 	ListTrainings(ctx context.Context, request ListTrainingsRequestObject) (ListTrainingsResponseObject, error)
@@ -7336,6 +8482,50 @@ func (sh *strictHandler) ListDatasets(ctx *gin.Context, params ListDatasetsParam
 	}
 }
 
+// DownloadDataset operation middleware
+func (sh *strictHandler) DownloadDataset(ctx *gin.Context, params DownloadDatasetParams) {
+	var request DownloadDatasetRequestObject
+
+	request.Params = params
+
+	var body DownloadDatasetJSONRequestBody
+	var err error
+	// A request validator built on kin-openapi's openapi3filter with
+	// KeepValidatedValue leaves the value it validated on the body. Bind
+	// that value, matching member names exactly, so the handler receives
+	// what was validated instead of a second, case-insensitive decode.
+	if vb, ok := ctx.Request.Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+		err = ctx.ShouldBindJSON(&body)
+	} else if binding.Validator != nil {
+		// ShouldBindJSON runs the struct validator after decoding; keep that.
+		err = binding.Validator.ValidateStruct(&body)
+	}
+	if err != nil {
+		sh.options.RequestErrorHandlerFunc(ctx, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DownloadDataset(ctx, request.(DownloadDatasetRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DownloadDataset")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(DownloadDatasetResponseObject); ok {
+		if err := validResponse.VisitDownloadDatasetResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ImportDataset operation middleware
 func (sh *strictHandler) ImportDataset(ctx *gin.Context, params ImportDatasetParams) {
 	var request ImportDatasetRequestObject
@@ -7426,6 +8616,60 @@ func (sh *strictHandler) GetDataset(ctx *gin.Context, id ID) {
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(GetDatasetResponseObject); ok {
 		if err := validResponse.VisitGetDatasetResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelDatasetDownload operation middleware
+func (sh *strictHandler) CancelDatasetDownload(ctx *gin.Context, id ID, params CancelDatasetDownloadParams) {
+	var request CancelDatasetDownloadRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelDatasetDownload(ctx, request.(CancelDatasetDownloadRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelDatasetDownload")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(CancelDatasetDownloadResponseObject); ok {
+		if err := validResponse.VisitCancelDatasetDownloadResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RedownloadDataset operation middleware
+func (sh *strictHandler) RedownloadDataset(ctx *gin.Context, id ID, params RedownloadDatasetParams) {
+	var request RedownloadDatasetRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RedownloadDataset(ctx, request.(RedownloadDatasetRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RedownloadDataset")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(RedownloadDatasetResponseObject); ok {
+		if err := validResponse.VisitRedownloadDatasetResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
@@ -7919,6 +9163,50 @@ func (sh *strictHandler) ListModels(ctx *gin.Context, params ListModelsParams) {
 	}
 }
 
+// DownloadModel operation middleware
+func (sh *strictHandler) DownloadModel(ctx *gin.Context, params DownloadModelParams) {
+	var request DownloadModelRequestObject
+
+	request.Params = params
+
+	var body DownloadModelJSONRequestBody
+	var err error
+	// A request validator built on kin-openapi's openapi3filter with
+	// KeepValidatedValue leaves the value it validated on the body. Bind
+	// that value, matching member names exactly, so the handler receives
+	// what was validated instead of a second, case-insensitive decode.
+	if vb, ok := ctx.Request.Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+		err = ctx.ShouldBindJSON(&body)
+	} else if binding.Validator != nil {
+		// ShouldBindJSON runs the struct validator after decoding; keep that.
+		err = binding.Validator.ValidateStruct(&body)
+	}
+	if err != nil {
+		sh.options.RequestErrorHandlerFunc(ctx, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DownloadModel(ctx, request.(DownloadModelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DownloadModel")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(DownloadModelResponseObject); ok {
+		if err := validResponse.VisitDownloadModelResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ImportModel operation middleware
 func (sh *strictHandler) ImportModel(ctx *gin.Context, params ImportModelParams) {
 	var request ImportModelRequestObject
@@ -8016,6 +9304,60 @@ func (sh *strictHandler) GetModel(ctx *gin.Context, id ID) {
 	}
 }
 
+// CancelModelDownload operation middleware
+func (sh *strictHandler) CancelModelDownload(ctx *gin.Context, id ID, params CancelModelDownloadParams) {
+	var request CancelModelDownloadRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelModelDownload(ctx, request.(CancelModelDownloadRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelModelDownload")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(CancelModelDownloadResponseObject); ok {
+		if err := validResponse.VisitCancelModelDownloadResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RedownloadModel operation middleware
+func (sh *strictHandler) RedownloadModel(ctx *gin.Context, id ID, params RedownloadModelParams) {
+	var request RedownloadModelRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RedownloadModel(ctx, request.(RedownloadModelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RedownloadModel")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(RedownloadModelResponseObject); ok {
+		if err := validResponse.VisitRedownloadModelResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListSAEs operation middleware
 func (sh *strictHandler) ListSAEs(ctx *gin.Context, params ListSAEsParams) {
 	var request ListSAEsRequestObject
@@ -8079,6 +9421,92 @@ func (sh *strictHandler) DeleteSAEs(ctx *gin.Context, params DeleteSAEsParams) {
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(DeleteSAEsResponseObject); ok {
 		if err := validResponse.VisitDeleteSAEsResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DownloadSAE operation middleware
+func (sh *strictHandler) DownloadSAE(ctx *gin.Context, params DownloadSAEParams) {
+	var request DownloadSAERequestObject
+
+	request.Params = params
+
+	var body DownloadSAEJSONRequestBody
+	var err error
+	// A request validator built on kin-openapi's openapi3filter with
+	// KeepValidatedValue leaves the value it validated on the body. Bind
+	// that value, matching member names exactly, so the handler receives
+	// what was validated instead of a second, case-insensitive decode.
+	if vb, ok := ctx.Request.Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+		err = ctx.ShouldBindJSON(&body)
+	} else if binding.Validator != nil {
+		// ShouldBindJSON runs the struct validator after decoding; keep that.
+		err = binding.Validator.ValidateStruct(&body)
+	}
+	if err != nil {
+		sh.options.RequestErrorHandlerFunc(ctx, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DownloadSAE(ctx, request.(DownloadSAERequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DownloadSAE")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(DownloadSAEResponseObject); ok {
+		if err := validResponse.VisitDownloadSAEResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PreviewSAEs operation middleware
+func (sh *strictHandler) PreviewSAEs(ctx *gin.Context) {
+	var request PreviewSAEsRequestObject
+
+	var body PreviewSAEsJSONRequestBody
+	var err error
+	// A request validator built on kin-openapi's openapi3filter with
+	// KeepValidatedValue leaves the value it validated on the body. Bind
+	// that value, matching member names exactly, so the handler receives
+	// what was validated instead of a second, case-insensitive decode.
+	if vb, ok := ctx.Request.Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+		err = ctx.ShouldBindJSON(&body)
+	} else if binding.Validator != nil {
+		// ShouldBindJSON runs the struct validator after decoding; keep that.
+		err = binding.Validator.ValidateStruct(&body)
+	}
+	if err != nil {
+		sh.options.RequestErrorHandlerFunc(ctx, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.PreviewSAEs(ctx, request.(PreviewSAEsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PreviewSAEs")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(PreviewSAEsResponseObject); ok {
+		if err := validResponse.VisitPreviewSAEsResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
@@ -8298,6 +9726,33 @@ func (sh *strictHandler) UpdateSAE(ctx *gin.Context, id ID, params UpdateSAEPara
 	}
 }
 
+// CancelSAEDownload operation middleware
+func (sh *strictHandler) CancelSAEDownload(ctx *gin.Context, id ID, params CancelSAEDownloadParams) {
+	var request CancelSAEDownloadRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelSAEDownload(ctx, request.(CancelSAEDownloadRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelSAEDownload")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(CancelSAEDownloadResponseObject); ok {
+		if err := validResponse.VisitCancelSAEDownloadResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // CancelSAEExtraction operation middleware
 func (sh *strictHandler) CancelSAEExtraction(ctx *gin.Context, id ID, params CancelSAEExtractionParams) {
 	var request CancelSAEExtractionRequestObject
@@ -8419,6 +9874,33 @@ func (sh *strictHandler) ListSAEFeatures(ctx *gin.Context, id ID, params ListSAE
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(ListSAEFeaturesResponseObject); ok {
 		if err := validResponse.VisitListSAEFeaturesResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RedownloadSAE operation middleware
+func (sh *strictHandler) RedownloadSAE(ctx *gin.Context, id ID, params RedownloadSAEParams) {
+	var request RedownloadSAERequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RedownloadSAE(ctx, request.(RedownloadSAERequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RedownloadSAE")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(RedownloadSAEResponseObject); ok {
+		if err := validResponse.VisitRedownloadSAEResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {

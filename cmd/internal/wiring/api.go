@@ -24,10 +24,11 @@ import (
 
 // APIConfig says where the API listens and who may use it.
 type APIConfig struct {
-	Listen  string   `help:"Address that the API listens on. Anything but this machine needs a token." default:"127.0.0.1:8000" env:"FEATUREMILL_LISTEN"`
-	Token   string   `help:"Bearer token that the API asks for. Empty: none." env:"FEATUREMILL_TOKEN"`
-	Hosts   []string `name:"host" help:"Names, beside localhost, under which the API may be called without a token." env:"FEATUREMILL_HOSTS"`
-	Origins []string `name:"origin" help:"Origins of web pages that may send commands, such as http://localhost:5173." env:"FEATUREMILL_ORIGINS"`
+	Listen  string    `help:"Address that the API listens on. Anything but this machine needs a token." default:"127.0.0.1:8000" env:"FEATUREMILL_LISTEN"`
+	Token   string    `help:"Bearer token that the API asks for. Empty: none." env:"FEATUREMILL_TOKEN"`
+	Hosts   []string  `name:"host" help:"Names, beside localhost, under which the API may be called without a token." env:"FEATUREMILL_HOSTS"`
+	Hub     HubConfig `embed:"" prefix:"hub-"`
+	Origins []string  `name:"origin" help:"Origins of web pages that may send commands, such as http://localhost:5173." env:"FEATUREMILL_ORIGINS"`
 }
 
 // Address is where the API listens, host:port.
@@ -37,7 +38,8 @@ type Address string
 func API(cfg APIConfig) fx.Option {
 	return fx.Options(
 		fx.Provide(func(lc fx.Lifecycle, main Config) (net.Listener, Address, error) { return listen(lc, cfg, main) }),
-		fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, listener net.Listener, commands *command.Handler, imports *library.Library, l *postgres.Log, registry *event.Registry,
+		downloads(cfg.Hub),
+		fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, listener net.Listener, commands *command.Handler, imports *library.Library, hub *library.Hub, tokens *library.Tokens, l *postgres.Log, registry *event.Registry,
 			lib *librarian.Queries, runs *extractions.Queries, feats *features.Queries, positions *projector.Positions, log *slog.Logger) error {
 			log = log.With("part", "api")
 			setUp, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -47,7 +49,7 @@ func API(cfg APIConfig) fx.Option {
 			}
 			handler, err := httpapi.New(httpapi.Config{
 				Commands: commands, Imports: imports, Log: l, Library: lib, Extractions: runs, Features: feats, Positions: positions,
-				Token: cfg.Token, Hosts: cfg.Hosts, Origins: cfg.Origins, Logger: log,
+				Hub: hub, Tokens: tokens, Token: cfg.Token, Hosts: cfg.Hosts, Origins: cfg.Origins, Logger: log,
 			})
 			if err != nil {
 				return err
