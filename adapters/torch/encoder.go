@@ -21,6 +21,7 @@ type firings struct {
 	undo2     tensor
 	dense     tensor // composed: activations, [tokens, d_sae]; nil where only the sparse form is there
 	fires     tensor // composed: where dense counts
+	fires     tensor // composed: where dense counts
 	predicted tensor // temporal: the codes that attention foresees, [tokens, d_sae]
 	stats     []float32
 }
