@@ -228,6 +228,17 @@ func TestADatasetIsImportedBySplitAndByItsFirstRows(t *testing.T) {
 	require.EqualValues(t, 2, test["num_samples"])
 }
 
+func TestAModelNeedsATokenizer(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	dir := b.model(t)
+	require.NoError(t, os.Remove(filepath.Join(dir, "tokenizer.json")))
+	b.refused(t, 422, "tokenizer_missing", "POST", "/api/v1/models/import", map[string]any{"path": dir})
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer.model"), []byte("\x0a\x05\x0a\x03abc"), 0o600)) // a unigram model of one piece
+	refused := b.sent(t, 422, "POST", "/api/v1/models/import", map[string]any{"path": dir})
+	require.Contains(t, refused["detail"], "not a BPE model but unigram; give the model's tokenizer.json")
+}
+
 func TestAnImportThatIsSentTwiceHappensOnce(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)

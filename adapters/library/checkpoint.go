@@ -26,8 +26,8 @@ import (
 // TokenizerFile is the tokenizer's name in a model's files.
 const TokenizerFile = "tokenizer.json"
 
-// Model reads a HuggingFace folder or a GGUF file, checks every weight, and stores its files. A GGUF's
-// tokenizer.json is built from the facts in the file. The name is what the checkpoint calls itself.
+// Model reads a HuggingFace folder or a GGUF file, checks every weight, and stores its files. The tokenizer.json
+// of a GGUF, and of a SentencePiece model that came without one, is built. The name is what the checkpoint calls itself.
 func (l *Library) Model(ctx context.Context, path string) (facts model.Facts, name string, err error) {
 	path, err = l.resolve(path)
 	if err != nil {
@@ -63,31 +63,38 @@ func (l *Library) Model(ctx context.Context, path string) (facts model.Facts, na
 	}
 	base, files := path, m.Files()
 	tokens := fileset.File{Name: TokenizerFile}
+	var built []byte
 	if g := m.GGUF(); g != nil {
 		facts.Format, base = "gguf", filepath.Dir(path)
 		tok, err := g.Tokenizer()
 		if err != nil {
 			return facts, "", unreadable("model", path, err)
 		}
-		built, err := tokenizer.FromGGUF(tok)
-		if err != nil {
+		if built, err = tokenizer.FromGGUF(tok); err != nil {
 			return facts, "", unreadable("model", path, err)
-		}
-		sum := sha256.Sum256(built)
-		tokens.Bytes, tokens.SHA256 = int64(len(built)), hex.EncodeToString(sum[:])
-		if err := l.store.Put(ctx, blob.FileKey(tokens.SHA256), bytes.NewReader(built)); err != nil {
-			return facts, "", err
 		}
 	} else {
 		file := filepath.Join(path, TokenizerFile)
-		if _, err := os.Stat(file); err != nil {
-			return facts, "", problem.New(problem.Invalid, "tokenizer_missing", "the folder has no %s: text cannot be turned into this model's tokens without it", TokenizerFile)
+		if _, err := os.Stat(file); err == nil {
+			files = append(files, file)
+		} else if _, err := os.Stat(filepath.Join(path, "tokenizer.model")); err != nil {
+			return facts, "", problem.New(problem.Invalid, "tokenizer_missing", "the folder has no %s, and no tokenizer.model to build one from: text cannot be turned into this model's tokens without it", TokenizerFile)
+		} else if built, err = tokenizer.Read(path); err != nil {
+			return facts, "", unreadable("model", path, err)
+		} else {
+			files = append(files, filepath.Join(path, "tokenizer.model"))
 		}
-		files = append(files, file)
 		for _, extra := range []string{"tokenizer_config.json", "generation_config.json"} {
 			if _, err := os.Stat(filepath.Join(path, extra)); err == nil {
 				files = append(files, filepath.Join(path, extra))
 			}
+		}
+	}
+	if built != nil {
+		sum := sha256.Sum256(built)
+		tokens.Bytes, tokens.SHA256 = int64(len(built)), hex.EncodeToString(sum[:])
+		if err := l.store.Put(ctx, blob.FileKey(tokens.SHA256), bytes.NewReader(built)); err != nil {
+			return facts, "", err
 		}
 	}
 	set, err := l.put(ctx, base, files)
