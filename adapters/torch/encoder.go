@@ -21,7 +21,6 @@ type firings struct {
 	undo2     tensor
 	dense     tensor // composed: activations, [tokens, d_sae]; nil where only the sparse form is there
 	fires     tensor // composed: where dense counts
-	fires     tensor // composed: where dense counts
 	predicted tensor // temporal: the codes that attention foresees, [tokens, d_sae]
 	stats     []float32
 }
@@ -61,11 +60,7 @@ func (e *fusedEncoder) fire(s *scope, x tensor) *firings {
 	if s.err != nil {
 		return nil
 	}
-	n, width, k := shapeOf(x)[0], int64(c.DSAE), max(a.k(), a.limit)
-	mode := a.mode
-	if mode == constantScalar {
-		mode, x = asItIs, s.mulScalar(x, a.factor)
-	}
+	n, width, k := shapeOf(x)[0], int64(c.DSAE), e.a.k()
 	capacity := k
 	if k == 0 {
 		capacity = width
@@ -81,7 +76,7 @@ func (e *fusedEncoder) fire(s *scope, x tensor) *firings {
 	if s.err != nil {
 		return nil
 	}
-	C.fm_sae_input(pointer(u), stats.cfloats(), pointer(x), optional(a.shift), C.int64_t(n), C.int64_t(c.DIn), C.int(mode), C.int(e.threads))
+	C.fm_sae_input(pointer(u), stats.cfloats(), pointer(x), optional(a.shift), C.int64_t(n), C.int64_t(c.DIn), C.int(a.mode), C.int(e.threads))
 	s.mmInto(z, u, a.wEnc)
 	if s.err != nil {
 		return nil
@@ -121,9 +116,6 @@ func (e *fusedEncoder) decode(s *scope, dense tensor, f *firings) tensor {
 		return nil
 	}
 	s.addmmInto(out, a.bDec, dense, a.wDec)
-	if a.undo == constantScalar {
-		return s.mulScalar(out, 1/a.factor)
-	}
 	if s.err != nil {
 		return nil
 	}
