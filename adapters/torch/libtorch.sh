@@ -262,14 +262,18 @@ download() { # folder
 }
 
 env_lines() {
-	local dir more abi=1
+	local dir more lib more_flags='' abi=1
 	dir=$(directory)
 	[ -e "$dir/lib/libtorch_cpu.so" ] || die "no libtorch in $dir: run '$0 fetch' first"
 	more=$(additions "$dir")
 	grep -q __cxx11 "$dir/lib/libc10.so" || abi=0
 	echo "export CGO_ENABLED=1"
 	echo "export CGO_CXXFLAGS='-I$dir/include -I$dir/include/torch/csrc/api/include -D_GLIBCXX_USE_CXX11_ABI=$abi -w'"
-	echo "export CGO_LDFLAGS='-L$dir/lib -L$more/stubs -Wl,--as-needed -Wl,-rpath,$dir/lib'"
+	# Wheels find one another by paths relative to where a library was opened: that must be no link. What they need in turn is
+	# the loader's business, not the linker's.
+	lib=$(realpath "$dir/lib")
+	[ -z "$artifact" ] && [ -z "${LIBTORCH:-}" ] && more_flags=" -Wl,--allow-shlib-undefined"
+	echo "export CGO_LDFLAGS='-L$dir/lib -L$more/stubs -Wl,--as-needed -Wl,-rpath,$lib${more_flags:-}'"
 	fits_gotch "$dir" && return
 	[ -d "$more/gotch" ] || die "gotch is not fitted to $dir: run '$0 fetch' first"
 	echo "export GOFLAGS='-modfile=$(modfile "$more")'"

@@ -35,6 +35,9 @@ func (r *Runtime) LoadModel(ctx context.Context, m *checkpoint.Model) (*Model, e
 	c := m.Config()
 	model := &Model{runtime: r, source: m, config: c, modules: moduleStages(c), layers: make([]*layer, c.Layers), tokensPerForward: forwardTokens}
 	model.exec = newExecutor(model, r.device)
+	if r.device != cpu { // many small products keep a GPU waiting
+		model.tokensPerForward *= 16
+	}
 	err := r.do(ctx, func(s *scope) error {
 		names := c.Modules()
 		model.embedding = model.parameter(s, names.Name(names.Embedding)+".weight")
