@@ -236,6 +236,9 @@ func (o *opening) finish() error {
 	if err := o.applyScale(); err != nil {
 		return err
 	}
+	if err := o.stillFinite(); err != nil {
+		return err
+	}
 	s.noteDeadRows()
 	var err error
 	c.SHA256, err = HashFiles(c.Files)
@@ -353,6 +356,21 @@ func (o *opening) applyScale() error {
 	}
 	s.Config.learned("scaling_factor", source)
 	return s.FoldScalingFactor(factor)
+}
+
+// stillFinite looks again at what was computed from the files: an exponential or a factor may have left float32's range.
+func (o *opening) stillFinite() error {
+	s := o.sae
+	computed := map[string][]float32{"threshold": s.Threshold}
+	if s.owned {
+		computed["W_enc"], computed["W_dec"], computed["b_enc"], computed["b_dec"] = s.WEnc, s.WDec, s.BEnc, s.BDec
+	}
+	for name, values := range computed {
+		if err := checkFinite(o.path, name+" after what is folded into it,", values); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // noteDeadRows says how many latents add nothing to the output: SAELens accepts them too, in silence.

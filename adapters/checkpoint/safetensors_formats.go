@@ -324,7 +324,7 @@ func openBareSAELens(o *opening, file *Safetensors) error {
 	}
 	if c.Transcoder = c.DOut != c.DIn || o.facts.HookOut != "" || has("W_skip"); !c.Transcoder {
 		if o.facts.ApplyBDecToInput == nil {
-			return &QuestionError{Path: o.path, Fact: "whether b_dec is subtracted from the input", Why: "there is no " + saeConfigFile + " beside the weights", Choices: []string{"true", "false"}, Option: "--apply-b-dec-to-input"}
+			return &QuestionError{Path: o.path, Fact: "whether b_dec is subtracted from the input", Why: "there is no " + saeConfigFile + " beside the weights", Choices: []string{"true", "false"}, Option: "--apply-b-dec"}
 		}
 		c.ApplyBDecToInput = *o.facts.ApplyBDecToInput
 		c.learned("apply_b_dec_to_input", "option")
