@@ -1,8 +1,8 @@
 package torch
 
 // executor is the arithmetic of a decoder layer. Rows are tokens. There are two: fused runs our own
-// kernels around libtorch's matrix products, on the CPU, for the families whose layers it knows;
-// composed is libtorch's operations alone, for all of them, on any device, and the check of the other.
+// kernels around libtorch's matrix products, on the CPU; composed is
+// libtorch's operations alone, on any device and for what the kernels do not do, and the check of the other.
 type executor interface {
 	padded() bool              // whether batches must be padded
 	begin(s *scope, b *packed) // once a batch

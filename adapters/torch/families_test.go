@@ -256,6 +256,43 @@ func TestEveryPeculiarityOfAFamilyShowsInItsCase(t *testing.T) {
 	}
 }
 
+// Sequences of many blocks: golden ones are short.
+func TestTheKernelsAgreeWithLibtorchOnLongSequences(t *testing.T) {
+	for _, name := range []string{"llama", "llama-linear", "mistral", "qwen2-windows", "gemma2", "gemma3", "olmo2", "gpt_neox", "gptj"} {
+		t.Run(name, func(t *testing.T) {
+			m := openModel(t, filepath.Join("testdata/families", name))
+			require.IsType(t, &fused{}, m.exec)
+			sequences := randomSequences(5, 300, 64, 65, 3)
+			for _, ids := range sequences {
+				for i := range ids {
+					ids[i] %= int32(m.config.Vocab)
+				}
+			}
+			hook := Hook{Layer: m.config.Layers - 1, Point: ResidPost}
+			run := func() []float32 {
+				a, err := m.Activations(t.Context(), sequences, []Hook{hook}, false)
+				require.NoError(t, err)
+				return rowsOf(a.Hooks[hook], sequences, a.Seq, a.DModel)
+			}
+			ours := run()
+			for _, isa := range []string{"avx512", "avx2", "baseline"} {
+				if useKernels(isa) {
+					require.LessOrEqual(t, worst(t, run(), ours, m.config.DModel), parity, isa)
+				}
+			}
+			useKernels(testRuntime.Profile().ISA)
+			m.exec = &composed{m: m}
+			require.LessOrEqual(t, worst(t, ours, run(), m.config.DModel), parity)
+		})
+	}
+}
+
+func TestASequenceLongerThanTheLearnedPositionsIsRefused(t *testing.T) {
+	m := openModel(t, "testdata/families/gpt2")
+	_, err := m.Activations(t.Context(), [][]int32{make([]int32, 33)}, []Hook{{Point: ResidPre}}, false)
+	require.ErrorContains(t, err, "a sequence has 33 tokens, and the model learned 32 positions")
+}
+
 // Half precision runs through every family's operations, and is off by about as much as transformers' own
 // is: what 8 bits cost is stated, not promised.
 func TestEveryFamilyRunsInHalfPrecision(t *testing.T) {

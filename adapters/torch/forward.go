@@ -86,7 +86,12 @@ func (p *pass) layer(s *scope, w *layer, x tensor) tensor {
 	})
 	if y != nil && !p.m.config.Parallel {
 		p.tap(s, l, atResidMid, y)
-		z := s.inner(func(s *scope) tensor { return p.mlp(s, w, y, y, nil) })
+		z := s.inner(func(s *scope) tensor {
+			if p.over(l, atLN2) {
+				return nil
+			}
+			return p.mlp(s, w, y, p.read(s, l, y, w.mlpNorm, atLN2, atMLPIn))
+		})
 		s.drop(y)
 		y = z
 	}
@@ -96,15 +101,9 @@ func (p *pass) layer(s *scope, w *layer, x tensor) tensor {
 	return y
 }
 
-// mlp reads from, unless that was normalised for attention already (in), and adds to x.
-func (p *pass) mlp(s *scope, w *layer, x, from, in tensor) tensor {
+// mlp reads in and adds to x; it is nil where nothing of it is wanted.
+func (p *pass) mlp(s *scope, w *layer, x, in tensor) tensor {
 	l := w.index
-	if p.over(l, atLN2) {
-		return nil
-	}
-	if in == nil {
-		in = p.read(s, l, from, w.mlpNorm, atLN2, atMLPIn)
-	}
 	if p.over(l, atMLPPost) {
 		return nil
 	}
@@ -116,18 +115,21 @@ func (p *pass) mlp(s *scope, w *layer, x, from, in tensor) tensor {
 	return p.write(s, l, x, hidden, w.down, w.mlpPostNorm, atMLP, atMLPOut)
 }
 
-// parallel: attention and MLP read x, and both are added to it.
+// parallel: attention and MLP read x, and both are added to it. in is what attention read.
 func (p *pass) parallel(s *scope, w *layer, x, in, mixed tensor) tensor {
-	if !p.m.config.SharedNorm {
-		in = nil
-	}
+	l := w.index
 	attended := p.m.exec.project(s, mixed, w.o)
-	p.tap(s, w.index, atAttnOut, attended)
-	y := p.mlp(s, w, x, x, in)
-	if y == nil {
+	p.tap(s, l, atAttnOut, attended)
+	if p.over(l, atLN2) {
 		return nil
 	}
-	return p.m.exec.add(s, y, attended)
+	if !p.m.config.SharedNorm {
+		in = p.read(s, l, x, w.mlpNorm, atLN2, atMLPIn)
+	}
+	if p.over(l, atMLPPost) {
+		return nil
+	}
+	return p.mlp(s, w, p.m.exec.add(s, x, attended), in)
 }
 
 // read is x as a block reads it: through its norm, if it has one.

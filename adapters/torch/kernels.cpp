@@ -39,6 +39,7 @@ struct Build {
   const char *name;
   decltype(&baseline::rms_norm) rms_norm;
   decltype(&baseline::rope) rope;
+  decltype(&baseline::head_norm) head_norm;
   decltype(&baseline::causal_softmax) causal_softmax;
   decltype(&baseline::silu_gate) silu_gate;
   decltype(&baseline::row_norms) row_norms;
@@ -49,8 +50,8 @@ struct Build {
 
 #define FM_BUILD(isa)                                                                              \
   {                                                                                                \
-    #isa, isa::rms_norm, isa::rope, isa::causal_softmax, isa::silu_gate, isa::row_norms,           \
-        isa::sae_input, isa::sae_output, isa::fire                                                 \
+    #isa, isa::rms_norm, isa::rope, isa::head_norm, isa::causal_softmax, isa::silu_gate,           \
+        isa::row_norms, isa::sae_input, isa::sae_output, isa::fire                                                 \
   }
 
 const Build builds[] = {
@@ -186,16 +187,26 @@ void fm_rms_norm(float *out, const float *x, const float *weight, int64_t rows, 
 }
 
 void fm_rope(float *x, int64_t stride, int64_t rows, int64_t heads, int64_t head_dim,
-             const int32_t *positions, const float *cos, const float *sin, int threads) {
+             int64_t turn, int pairs, const int32_t *positions, const float *cos, const float *sin,
+             int threads) {
   auto f = build().rope;
   parallel(rows, row_grain, threads, [=](int64_t from, int64_t to) {
-    f(x, stride, from, to, heads, head_dim, positions, cos, sin);
+    f(x, stride, from, to, heads, head_dim, turn, pairs, positions, cos, sin);
+  });
+}
+
+void fm_head_norm(float *x, int64_t stride, const float *weight, int64_t rows, int64_t heads,
+                  int64_t head_dim, float eps, int threads) {
+  auto f = build().head_norm;
+  parallel(rows, row_grain, threads, [=](int64_t from, int64_t to) {
+    f(x, stride, weight, from, to, heads, head_dim, eps);
   });
 }
 
 int fm_attention(float *out, const float *q, const float *k, const float *v, int64_t stride,
                  const int64_t *starts, const int64_t *lengths, int64_t sequences, int64_t heads,
-                 int64_t kv_heads, int64_t head_dim, int threads) {
+                 int64_t kv_heads, int64_t head_dim, float scale, float cap, int64_t window,
+                 int threads) {
   static Sgemm sgemm = reinterpret_cast<Sgemm>(dlsym(RTLD_DEFAULT, "sgemm_"));
   auto softmax = build().causal_softmax;
   const int64_t block = 64; // rows of queries at a time: columns after the block are never computed
@@ -217,7 +228,6 @@ int fm_attention(float *out, const float *q, const float *k, const float *v, int
         tasks[n++] = Task{s, h, first};
 
   std::atomic<int> failed{0};
-  const float scale = 1.0f / sqrtf((float)head_dim);
   const int64_t group = heads / kv_heads, out_stride = heads * head_dim;
   parallel(total, 8, threads, [&](int64_t from, int64_t to) {
     float *scores = static_cast<float *>(malloc(block * longest * sizeof(float)));
@@ -228,13 +238,16 @@ int fm_attention(float *out, const float *q, const float *k, const float *v, int
     for (int64_t t = from; t < to; t++) {
       const Task &task = tasks[t];
       int64_t start = starts[task.sequence], first = task.first;
-      int64_t rows = std::min(block, lengths[task.sequence] - first), columns = first + rows;
+      // Columns after the block, or before the window of its first row, are never computed.
+      int64_t rows = std::min(block, lengths[task.sequence] - first);
+      int64_t before = window > 0 ? std::max<int64_t>(0, first + 1 - window) : 0;
+      int64_t columns = first + rows - before;
       const float *qh = q + (start + first) * stride + task.head * head_dim;
-      const float *kh = k + start * stride + task.head / group * head_dim;
-      const float *vh = v + start * stride + task.head / group * head_dim;
+      const float *kh = k + (start + before) * stride + task.head / group * head_dim;
+      const float *vh = v + (start + before) * stride + task.head / group * head_dim;
       float *oh = out + (start + first) * out_stride + task.head * head_dim;
       multiply(sgemm, scores, columns, qh, stride, kh, stride, true, rows, columns, head_dim);
-      softmax(scores, rows, columns, first + 1, scale);
+      softmax(scores, rows, columns, first + 1 - before, scale, cap, window);
       multiply(sgemm, oh, out_stride, scores, columns, vh, stride, false, rows, head_dim, columns);
     }
     free(scores);

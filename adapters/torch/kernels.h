@@ -26,17 +26,23 @@ void fm_gather_rows(float *out, const float *table, const int32_t *ids, int64_t 
 void fm_rms_norm(float *out, const float *x, const float *weight, int64_t rows, int64_t width,
                  float eps, int threads);
 
-// Rotates `heads` heads of head_dim at the start of each row, in place; the halves of a head are
-// pairs (i, i + head_dim/2). cos, sin: [positions, head_dim/2].
-void fm_rope(float *x, int64_t stride, int64_t rows, int64_t heads, int64_t head_dim,
-             const int32_t *positions, const float *cos, const float *sin, int threads);
+// Rotates the first `turn` dimensions of `heads` heads of head_dim at the start of each row, in place;
+// pairs are (i, i + turn/2), or with `pairs` (2i, 2i + 1). cos, sin: [positions, turn/2].
+void fm_rope(float *x, int64_t stride, int64_t rows, int64_t heads, int64_t head_dim, int64_t turn,
+             int pairs, const int32_t *positions, const float *cos, const float *sin, int threads);
+
+// An RMS norm of each head at the start of each row, in place.
+void fm_head_norm(float *x, int64_t stride, const float *weight, int64_t rows, int64_t heads,
+                  int64_t head_dim, float eps, int threads);
 
 // Causal softmax attention inside each sequence (rows starts[s] … starts[s] + lengths[s] − 1).
 // q, k, v: columns of one matrix with row stride `stride`; out: [rows, heads * head_dim].
-// Returns 0, or 1 if there was no memory.
+// Scores are multiplied by scale, then bent by cap * tanh(score / cap) unless cap is 0. A query sees
+// the last `window` tokens, itself included; 0: all. Returns 0, or 1 if there was no memory.
 int fm_attention(float *out, const float *q, const float *k, const float *v, int64_t stride,
                  const int64_t *starts, const int64_t *lengths, int64_t sequences, int64_t heads,
-                 int64_t kv_heads, int64_t head_dim, int threads);
+                 int64_t kv_heads, int64_t head_dim, float scale, float cap, int64_t window,
+                 int threads);
 
 // gate = silu(gate) * up
 void fm_silu_gate(float *gate, const float *up, int64_t rows, int64_t width, int threads);

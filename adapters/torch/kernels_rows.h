@@ -68,13 +68,23 @@ static void rms_norm(float *out, const float *x, const float *weight, int64_t fr
   }
 }
 
+// The first `turn` dimensions of each head turn, in halves or, with `pairs`, neighbour with neighbour.
 static void rope(float *x, int64_t stride, int64_t from, int64_t to, int64_t heads,
-                 int64_t head_dim, const int32_t *positions, const float *cos, const float *sin) {
-  int64_t half = head_dim / 2;
+                 int64_t head_dim, int64_t turn, int pairs, const int32_t *positions,
+                 const float *cos, const float *sin) {
+  int64_t half = turn / 2;
   for (int64_t r = from; r < to; r++) {
     const float *c = cos + positions[r] * half, *s = sin + positions[r] * half;
     for (int64_t h = 0; h < heads; h++) {
       float *__restrict a = x + r * stride + h * head_dim, *__restrict b = a + half;
+      if (pairs) {
+        for (int64_t i = 0; i < half; i++) {
+          float first = a[2 * i], second = a[2 * i + 1];
+          a[2 * i] = first * c[i] - second * s[i];
+          a[2 * i + 1] = second * c[i] + first * s[i];
+        }
+        continue;
+      }
       for (int64_t i = 0; i < half; i++) {
         float first = a[i], second = b[i];
         a[i] = first * c[i] - second * s[i];
@@ -84,12 +94,44 @@ static void rope(float *x, int64_t stride, int64_t from, int64_t to, int64_t hea
   }
 }
 
-// Row r of scores may see its first `visible + r` columns; the others become 0.
+// An RMS norm of each head by itself, in place.
+static void head_norm(float *x, int64_t stride, const float *weight, int64_t from, int64_t to,
+                      int64_t heads, int64_t head_dim, float eps) {
+  for (int64_t r = from; r < to; r++)
+    for (int64_t h = 0; h < heads; h++) {
+      float *row = x + r * stride + h * head_dim;
+      rms_norm(row, row, weight, 0, 1, head_dim, eps);
+    }
+}
+
+// tanh to about 1e-7 of its value: a series near 0, where 1 - 2/(e²ˣ + 1) would lose the last digits.
+static inline float tanh_fast(float x) {
+  float q = x * x;
+  float near = x * (1.0f + q * (-0.333333333f + q * (0.133333333f + q * (-0.0539682540f +
+               q * (0.0218694885f - q * 0.00886323552f)))));
+  float far = 1.0f - 2.0f / (exp_fast(2.0f * x) + 1.0f);
+  return q < 0.09f ? near : far;
+}
+
+// Row r of scores may see its first `visible + r` columns, of those the last `window` (0: all); the
+// others become 0. Scores are scaled, then bent to ±cap (0: not).
 static void causal_softmax(float *scores, int64_t rows, int64_t columns, int64_t visible,
-                           float scale) {
+                           float scale, float cap, int64_t window) {
   for (int64_t r = 0; r < rows; r++) {
     float *row = scores + r * columns;
     int64_t n = visible + r;
+    if (window > 0 && n > window) { // what lies before the window is cut off
+      for (int64_t i = 0; i < n - window; i++)
+        row[i] = 0;
+      row += n - window;
+      n = window;
+    }
+    float by = scale;
+    if (cap > 0) {
+      by = 1;
+      for (int64_t i = 0; i < n; i++)
+        row[i] = cap * tanh_fast(row[i] * scale / cap);
+    }
     float lane[LANES];
     for (int l = 0; l < LANES; l++)
       lane[l] = -INFINITY;
@@ -102,13 +144,13 @@ static void causal_softmax(float *scores, int64_t rows, int64_t columns, int64_t
       top = lane[l] > top ? lane[l] : top;
     for (; i < n; i++)
       top = row[i] > top ? row[i] : top;
-    float offset = top * scale;
+    float offset = top * by;
     for (i = 0; i < n; i++)
-      row[i] = exp_fast(row[i] * scale - offset);
+      row[i] = exp_fast(row[i] * by - offset);
     float inverse = 1.0f / sum_of(row, n);
     for (i = 0; i < n; i++)
       row[i] *= inverse;
-    for (; i < columns; i++)
+    for (float *end = scores + (r + 1) * columns; row + i < end; i++)
       row[i] = 0;
   }
 }

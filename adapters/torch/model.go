@@ -83,6 +83,10 @@ func (m *Model) forward(s *scope, b *packed, wanted map[Hook]bool, logits bool, 
 	if logits {
 		p.last = m.config.Layers * int(stages)
 	}
+	if c := m.config; c.LearnedPositions && b.longest() > c.MaxPositions {
+		s.fail(&LengthError{Tokens: b.longest(), Positions: c.MaxPositions})
+		return
+	}
 	m.exec.begin(s, b)
 	x := p.embed(s)
 	for l := 0; l < m.config.Layers && !p.over(l, atResidPre) && s.alive(); l++ {

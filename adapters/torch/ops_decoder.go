@@ -29,11 +29,26 @@ func (s *scope) activate(name string, x tensor) tensor {
 	case "relu":
 		return s.relu(x)
 	}
-	approximate := "tanh" // gelu_new, gelu_pytorch_tanh, gelu_fast: one formula, three spellings
-	if name == "gelu" {
-		approximate = "none"
+	return s.op("gelu", []tensor{x}, func(o *tensor) { lib.AtgGelu(o, x, geluBy(name)) })
+}
+
+// activateInto applies it in place.
+func (s *scope) activateInto(name string, x tensor) tensor {
+	switch name {
+	case "silu", "swish":
+		return s.unary("silu_", lib.AtgSilu_, x)
+	case "relu":
+		return s.unary("relu_", lib.AtgRelu_, x)
 	}
-	return s.op("gelu", []tensor{x}, func(o *tensor) { lib.AtgGelu(o, x, approximate) })
+	return s.op("gelu_", []tensor{x}, func(o *tensor) { lib.AtgGelu_(o, x, geluBy(name)) })
+}
+
+// geluBy: gelu_new, gelu_pytorch_tanh and gelu_fast are one formula in three spellings.
+func geluBy(name string) string {
+	if name == "gelu" {
+		return "none"
+	}
+	return "tanh"
 }
 
 func (s *scope) layerNorm(x tensor, n gain, eps float64) tensor {

@@ -66,6 +66,13 @@ func (e *TokenError) Error() string {
 	return fmt.Sprintf("token id %d (sequence %d, offset %d) is outside the model's vocabulary of %d", e.ID, e.Sequence, e.Offset, e.Vocab)
 }
 
+// LengthError is a sequence longer than the model has learned positions for.
+type LengthError struct{ Tokens, Positions int }
+
+func (e *LengthError) Error() string {
+	return fmt.Sprintf("a sequence has %d tokens, and the model learned %d positions: nothing stands for the others", e.Tokens, e.Positions)
+}
+
 func checkIDs(sequences [][]int32, vocab int) error {
 	for i, ids := range sequences {
 		for j, id := range ids {
