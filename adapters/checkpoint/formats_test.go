@@ -2,7 +2,6 @@ package checkpoint_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -285,7 +284,7 @@ func (o oracle) encode(u []float64) []float64 {
 		return acts
 	case "standard", "jumprelu", "topk", "groupmax":
 	default:
-		panic(fmt.Sprintf("the oracle does not know %q", c.Architecture))
+		return nil // an architecture that is not known here: the comparison says so
 	}
 	for i := range z {
 		z[i] += float64(s.BEnc[i])

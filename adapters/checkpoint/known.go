@@ -63,10 +63,9 @@ func (o *opening) findKnown() error {
 	}
 	c := &o.sae.Config
 	parts := strings.Split(filepath.ToSlash(o.path), "/")
-	switch {
-	case o.facts.Repo != "":
+	if o.facts.Repo != "" {
 		c.Repo, o.repoFrom = o.facts.Repo, "option"
-	default:
+	} else {
 		for _, p := range parts {
 			if name, ok := strings.CutPrefix(p, "models--"); ok && strings.Contains(name, "--") {
 				c.Repo, o.repoFrom = strings.Replace(name, "--", "/", 1), "the path"

@@ -55,6 +55,7 @@ func (e *PickleError) Error() string {
 const (
 	maxPickleSteps = 400_000
 	maxPickle      = 64 << 20
+	maxPickleStack = 200_000
 )
 
 // unpickler is Python's pickle machine (Lib/pickletools.py), protocols 0 to 5, without its ways to run code.
@@ -125,6 +126,9 @@ func (u *unpickler) line() (string, error) {
 }
 
 func (u *unpickler) push(v any) error {
+	if len(u.stack) == maxPickleStack {
+		return u.broken(fmt.Sprintf("its stack holds more than %d things", maxPickleStack), "the few that tensors take")
+	}
 	u.stack = append(u.stack, v)
 	return nil
 }
@@ -209,7 +213,7 @@ func (u *unpickler) scalar(op byte) (any, error) {
 	}
 	switch op {
 	case 'N':
-		return nil, nil //nolint:nilnil // Python's None
+		return nil, nil // Python's None
 	case 0x88:
 		return true, nil
 	case 0x89:

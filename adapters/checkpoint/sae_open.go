@@ -198,8 +198,11 @@ func foldersWithSAEs(root string) []string {
 			return fs.SkipAll
 		}
 		relative, err := filepath.Rel(root, path)
-		if err != nil || !entry.IsDir() || relative == "." {
-			return nil //nolint:nilerr // a folder that cannot be named is none to offer
+		if err != nil {
+			return err
+		}
+		if !entry.IsDir() || relative == "." {
+			return nil
 		}
 		if strings.Count(relative, string(filepath.Separator)) >= deepest {
 			return fs.SkipDir
@@ -227,6 +230,9 @@ func (o *opening) finish() error {
 	}
 	if point, layer := ParseHookName(c.Hook); layer >= 0 {
 		c.HookPoint, c.Layer = point, layer
+		if c.Origins["layer"] == "" {
+			c.learned("layer", c.Origins["hook"])
+		}
 	} else if layer := layerOfModule(c.Hook); layer >= 0 {
 		c.Layer = layer
 	}

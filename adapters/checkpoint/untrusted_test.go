@@ -158,6 +158,7 @@ func TestAPickleThatIsNotTensorsIsRefused(t *testing.T) {
 		"a protocol of the future":       {"\x80\x09.", "it is of protocol 9"},
 		"no end":                         {pProto + "}", "a whole file; this one is cut short"},
 		"a program without end":          {pProto + long + ".", "it takes more than 400000 steps"},
+		"a stack without end":            {pProto + strings.Repeat("N", 300_000) + ".", "its stack holds more than 200000 things"},
 		"something after the end":        {pProto + "}.}.", "2 bytes follow the pickle in data.pkl"},
 		"a list of keys":                 {pProto + "}]K\x01s.", "a dict has a key of the type *checkpoint.pickleList"},
 		"one tensor without a name":      {strings.Replace(strings.TrimSuffix(tensorPickle(4, 0, "K\x04\x85", "K\x01\x85"), "s.")+".", "}X\x01\x00\x00\x00w", "", 1), "it holds one tensor without a name"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -185,7 +186,7 @@ func (a *zipArchive) inflate(e zipEntry, packed []byte) ([]byte, error) {
 	if _, err := io.ReadFull(r, data); err != nil {
 		return nil, a.broken(fmt.Sprintf("entry %q cannot be inflated to the %d bytes that the directory claims: %v", e.name, e.size, err), "a whole file")
 	}
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		return nil, a.broken(fmt.Sprintf("entry %q inflates to more than the %d bytes that the directory claims", e.name, e.size), "weights; this is a zip bomb")
 	}
 	return data, nil
