@@ -32,7 +32,7 @@ func samples() ([]event.Data, error) {
 	files := fileset.Set{{Name: "cfg.json", Bytes: 512, SHA256: digest("1a")}, {Name: "sae_weights.safetensors", Bytes: 14_217_728, SHA256: digest("2b")}}
 	profile := extraction.ComputeProfile{Device: "cpu", DType: "float32", Threads: 2, ISA: "avx512", Libtorch: "2.1.1", MKL: "AVX512"}
 	stated := sae.Stated{ScalingFactor: ptr(0.25), Normalization: "expected_average_only_in", Architecture: "topk", K: 48, ApplyBDecToInput: ptr(true), ModelName: "HuggingFaceTB/SmolLM2-135M-Instruct",
-		Hook: "blocks.8.hook_resid_post", HookOut: "blocks.8.hook_mlp_out", Layer: ptr(8), Repo: "someone/saes"}
+		Hook: "blocks.8.hook_resid_post", HookOut: "blocks.8.hook_mlp_out", Layer: ptr(8), SkipTransposed: ptr(true), Repo: "someone/saes"}
 	saeFacts := sae.Facts{
 		Format: "saelens", FormatVersion: "6.54.0", Architecture: "topk", DIn: 576, DSAE: 3072, DOut: 576, K: 48, Hook: "blocks.8.hook_resid_post", HookOut: "blocks.8.hook_resid_post",
 		Layer: 8, ModelName: "HuggingFaceTB/SmolLM2-135M-Instruct", Normalization: "expected_average_only_in", ScalingFactor: 0.25, ApplyBDecToInput: true, RescaleActsByDecoderNorm: true,

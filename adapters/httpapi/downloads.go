@@ -120,7 +120,7 @@ func (s *server) DownloadSAE(ctx context.Context, r api.DownloadSAERequestObject
 	at := inRepository(b.Filepath)
 	from := sae.DownloadRequested{Repo: b.RepoID, Revision: unset(b.Revision), File: at, ModelID: unset(b.ModelID), Stated: sae.Stated{
 		ScalingFactor: b.ScalingFactor, Normalization: unset(b.Normalization), Architecture: unset(b.Architecture), K: or(b.K, 0), ApplyBDecToInput: b.ApplyBDecToInput,
-		ModelName: unset(b.ModelName), Hook: unset(b.Hook), HookOut: unset(b.HookOut), Layer: b.Layer,
+		ModelName: unset(b.ModelName), Hook: unset(b.Hook), HookOut: unset(b.HookOut), Layer: b.Layer, SkipTransposed: b.SkipTransposed,
 	}}
 	name := called(unset(b.Name), strings.TrimSuffix(b.RepoID+"/"+at, "/"))
 	done, err := asked(ctx, s, s.call(ctx, r.Params.IdempotencyKey, http.StatusAccepted), unset(b.AccessToken), "sae", sae.Stream, func(ctx context.Context, hub Hub, call command.Call, id string) (command.Result, error) {

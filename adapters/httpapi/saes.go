@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
+	imports "github.com/featuremill/featuremill/adapters/library"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
@@ -58,7 +59,7 @@ func (s *server) ImportSAE(ctx context.Context, r api.ImportSAERequestObject) (a
 	if !replayed {
 		facts, err := s.Imports.SAE(ctx, r.Body.FilePath, sae.Stated{
 			ScalingFactor: r.Body.ScalingFactor, Normalization: unset(r.Body.Normalization), Architecture: unset(r.Body.Architecture), K: or(r.Body.K, 0),
-			ApplyBDecToInput: r.Body.ApplyBDecToInput, ModelName: unset(r.Body.ModelName), Hook: unset(r.Body.Hook), HookOut: unset(r.Body.HookOut), Layer: r.Body.Layer,
+			ApplyBDecToInput: r.Body.ApplyBDecToInput, ModelName: unset(r.Body.ModelName), Hook: unset(r.Body.Hook), HookOut: unset(r.Body.HookOut), Layer: r.Body.Layer, SkipTransposed: r.Body.SkipTransposed,
 		})
 		if err != nil {
 			return nil, err
@@ -96,7 +97,7 @@ func (s *server) ImportSAE(ctx context.Context, r api.ImportSAERequestObject) (a
 
 // modelOf finds the one ready model that an SAE belongs to.
 func (s *server) modelOf(ctx context.Context, f sae.Facts) (id string, notes []string, err error) {
-	found, err := s.Library.ModelsOf(ctx, f)
+	found, err := s.Library.ModelsOf(ctx, f, imports.HubModelName(f.ModelName))
 	switch {
 	case err != nil:
 		return "", nil, err
@@ -120,7 +121,7 @@ func (s *server) linkedTo(ctx context.Context, saeID, asked string) (string, err
 	if err != nil {
 		return "", err
 	}
-	found, err := s.Library.ModelsOf(ctx, f)
+	found, err := s.Library.ModelsOf(ctx, f, imports.HubModelName(f.ModelName))
 	if err != nil {
 		return "", err
 	}

@@ -122,15 +122,18 @@ func (l *Library) SAE(ctx context.Context, path string, said sae.Stated) (facts 
 	if err != nil {
 		return facts, err
 	}
-	return l.sae(ctx, path, said)
+	return l.sae(ctx, "", path, said)
 }
+
+// HubModelName is the repository that a model's name in an SAE's config means, where the name is TransformerLens's own; else the name.
+func HubModelName(name string) string { return checkpoint.HubModelName(name) }
 
 // SAEOptions are facts that a person adds to what the files say.
 type SAEOptions = sae.Stated
 
 func stated(s sae.Stated) checkpoint.SAEFacts {
 	return checkpoint.SAEFacts{ScalingFactor: s.ScalingFactor, Normalization: s.Normalization, Architecture: s.Architecture, K: s.K, ApplyBDecToInput: s.ApplyBDecToInput,
-		ModelName: s.ModelName, Hook: s.Hook, HookOut: s.HookOut, Layer: s.Layer, Repo: s.Repo}
+		ModelName: s.ModelName, Hook: s.Hook, HookOut: s.HookOut, Layer: s.Layer, SkipTransposed: s.SkipTransposed, Repo: s.Repo}
 }
 
 // OpenSAE opens an imported SAE whose files lie in a folder: as it was opened when it was imported, whatever the place that
@@ -143,7 +146,9 @@ func OpenSAE(dir string, f sae.Facts) (*checkpoint.SAE, error) {
 	return checkpoint.OpenSAE(filepath.Join(dir, filepath.FromSlash(f.Open)), checkpoint.WithFacts(said))
 }
 
-func (l *Library) sae(ctx context.Context, path string, said sae.Stated) (facts sae.Facts, err error) {
+// sae imports what lies at the path. The files are named relative to root; "" = the SAE's own folder, or some folders above it
+// where their names say something about the SAE.
+func (l *Library) sae(ctx context.Context, root, path string, said sae.Stated) (facts sae.Facts, err error) {
 	s, err := checkpoint.OpenSAE(path, checkpoint.WithFacts(stated(said)))
 	if err != nil {
 		return facts, contradicted(path, said, err)
@@ -184,27 +189,40 @@ func (l *Library) sae(ctx context.Context, path string, said sae.Stated) (facts 
 	if c.Reshape != "none" {
 		facts.Reshape = c.Reshape
 	}
-	base := folderOf(path)
-	if base != path {
-		facts.Open = filepath.Base(path)
-	}
-	// The store keeps no places: what was learned from the path has to be said when the files are opened again.
 	facts.Stated = said
 	facts.Stated.Repo = c.Repo
-	for fact, to := range map[string]*string{"hook": &facts.Stated.Hook, "hook_out": &facts.Stated.HookOut, "model_name": &facts.Stated.ModelName} {
-		if value := map[string]string{"hook": c.Hook, "hook_out": c.HookOut, "model_name": c.ModelName}[fact]; fromPlace(c.Origins[fact]) {
-			*to = value
+	if root == "" {
+		root = folderOf(path)
+		if saidByPlace(c.Origins) {
+			for range keptFolders {
+				root = filepath.Dir(root)
+			}
 		}
 	}
-	if facts.Files, err = l.put(ctx, base, files); err != nil {
+	if facts.Open, err = filepath.Rel(root, path); err != nil {
+		return facts, err
+	}
+	if facts.Open = filepath.ToSlash(facts.Open); facts.Open == "." {
+		facts.Open = ""
+	}
+	if facts.Files, err = l.put(ctx, root, files); err != nil {
 		return facts, err
 	}
 	return facts, nil
 }
 
-// fromPlace reports whether a fact's origin is the path or the repository rather than a file.
-func fromPlace(origin string) bool {
-	return strings.HasPrefix(origin, "path") || strings.HasPrefix(origin, "known.yaml")
+// keptFolders is how many folders above an SAE keep their names where these say something: layer_20/width_16k/average_l0_71.
+const keptFolders = 4
+
+// saidByPlace reports whether some fact comes from the names of files and folders: then the names have to be kept, because the
+// files are opened again, elsewhere.
+func saidByPlace(origins map[string]string) bool {
+	for fact, from := range origins {
+		if fact != "repo" && (strings.HasPrefix(from, "the path") || strings.HasPrefix(from, "the folder's name") || strings.HasPrefix(from, "the file's name") || strings.HasPrefix(from, "../")) {
+			return true
+		}
+	}
+	return false
 }
 
 func folderOf(path string) string {
@@ -270,7 +288,7 @@ func (l *Library) Training(ctx context.Context, path string) ([]training.SAE, er
 			return problem.New(problem.Invalid, "too_many_saes", "the checkpoint folder has more than %d SAEs", most)
 		}
 		dir := filepath.Dir(p)
-		facts, err := l.sae(ctx, dir, sae.Stated{})
+		facts, err := l.sae(ctx, "", dir, sae.Stated{})
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}

@@ -169,7 +169,7 @@ func (h *Hub) FetchSAE(ctx context.Context, token string, r sae.DownloadRequeste
 		said.Repo = r.Repo
 	}
 	err = h.staged(ctx, repo, choice.Files, progress, func(dir string) error {
-		facts, err = h.library.trusting().SAE(ctx, filepath.Join(dir, filepath.FromSlash(choice.Open)), said)
+		facts, err = h.library.trusting().sae(ctx, dir, filepath.Join(dir, filepath.FromSlash(choice.Open)), said)
 		return err
 	})
 	return facts, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/featuremill/featuremill/adapters/checkpoint"
+	"github.com/featuremill/featuremill/adapters/library"
 	"github.com/featuremill/featuremill/adapters/postings"
 	"github.com/featuremill/featuremill/adapters/tokenizer"
 	"github.com/featuremill/featuremill/adapters/torch"
@@ -46,11 +47,7 @@ func (e engine) Open(ctx context.Context, p worker.Pair) (_ worker.Encoder, err 
 		return nil, err
 	}
 	open.closers = append(open.closers, model.Close)
-	var options []checkpoint.SAEOption
-	if p.SAE.Normalization == checkpoint.NormExpected && p.SAE.ScalingFactor != 0 {
-		options = append(options, checkpoint.WithScalingFactor(p.SAE.ScalingFactor))
-	}
-	files, err := checkpoint.OpenSAE(p.SAEDir, options...)
+	files, err := library.OpenSAE(p.SAEDir, p.SAE)
 	if err != nil {
 		return nil, err
 	}

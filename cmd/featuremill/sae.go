@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/featuremill/featuremill/adapters/checkpoint"
+	"github.com/featuremill/featuremill/adapters/library"
+	"github.com/featuremill/featuremill/cmd/internal/wiring"
 )
 
 type saeCmd struct {
@@ -20,8 +23,9 @@ type saeCmd struct {
 }
 
 type inspectCmd struct {
-	Path string `arg:"" help:"Folder, or file with the weights."`
-	JSON bool   `name:"json" help:"As JSON."`
+	Path string           `arg:"" help:"Folder, or file with the weights; or hf:owner/name[@revision][:path] on the hub."`
+	JSON bool             `name:"json" help:"As JSON."`
+	Hub  wiring.HubConfig `embed:"" prefix:"hub-"`
 
 	ScalingFactor  *float64 `placeholder:"S" help:"For an SAE normalised as expected_average_only_in: sqrt(d_in) / mean norm of its training data."`
 	Normalize      string   `enum:",none,expected_average_only_in,constant_norm_rescale,layer_norm" default:"" placeholder:"HOW" help:"How its input is normalised: none, expected_average_only_in, constant_norm_rescale or layer_norm."`
@@ -36,8 +40,8 @@ type inspectCmd struct {
 	Repo           string   `placeholder:"OWNER/NAME" help:"Where it was published: some facts are known by it."`
 }
 
-func (c *inspectCmd) Run(context.Context) (err error) {
-	path, err := c.locate()
+func (c *inspectCmd) Run(ctx context.Context) (err error) {
+	path, err := c.locate(ctx)
 	if err != nil {
 		return err
 	}
@@ -61,8 +65,19 @@ func (c *inspectCmd) Run(context.Context) (err error) {
 	return r.print(os.Stdout)
 }
 
-// locate says where the files lie. A repository on the hub would be fetched here.
-func (c *inspectCmd) locate() (string, error) { return absolute(c.Path), nil }
+// locate says where the files lie. An SAE on the hub is fetched into its cache.
+func (c *inspectCmd) locate(ctx context.Context) (path string, err error) {
+	ref, ok, err := fromHub(c.Path)
+	if !ok || err != nil {
+		return absolute(c.Path), err
+	}
+	client, err := c.Hub.Client(wiring.DefaultState(), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	return library.LocateSAE(ctx, client, ref, nil)
+}
 
 // inspection is what was understood.
 type inspection struct {

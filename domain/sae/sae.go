@@ -60,7 +60,7 @@ type Facts struct {
 	Folds                []string          `json:"folds,omitempty"`                  // what was folded into the weights when they were read, in order
 	Origins              map[string]string `json:"origins,omitempty"`                // where each fact came from, by its name here
 	Notes                []string          `json:"notes,omitempty"`                  // what a reader of the numbers should know
-	Open                 string            `json:"open,omitempty"`                   // the file to open; "" = the folder with all of them
+	Open                 string            `json:"open,omitempty"`                   // the folder or file to open, among the files; "" = the folder of all
 	Stated               Stated            `json:"stated,omitzero"`                  // what a person, or the place on the hub, said; opening needs it again
 }
 
@@ -102,6 +102,7 @@ type Stated struct {
 	Hook             string   `json:"hook,omitempty"`
 	HookOut          string   `json:"hook_out,omitempty"`
 	Layer            *int     `json:"layer,omitempty"`
+	SkipTransposed   *bool    `json:"skip_transposed,omitempty"` // Gemma Scope 2: the affine skip connection is transposed in the file
 	Repo             string   `json:"repo,omitempty"` // on the hub: some facts are known by it
 }
 

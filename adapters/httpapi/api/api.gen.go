@@ -1121,6 +1121,9 @@ type DownloadSAERequest struct {
 
 	// ScalingFactor For expected_average_only_in where the checkpoint has none
 	ScalingFactor *float64 `json:"scaling_factor,omitempty"`
+
+	// SkipTransposed Gemma Scope 2: the affine skip connection is transposed in the file
+	SkipTransposed *bool `json:"skip_transposed,omitempty"`
 }
 
 // Estimate defines model for Estimate.
@@ -1652,6 +1655,9 @@ type ImportSAERequest struct {
 
 	// ScalingFactor For expected_average_only_in where the checkpoint has none
 	ScalingFactor *float64 `json:"scaling_factor,omitempty"`
+
+	// SkipTransposed Gemma Scope 2: the affine skip connection is transposed in the file
+	SkipTransposed *bool `json:"skip_transposed,omitempty"`
 }
 
 // ImportSAEsFromTrainingRequest defines model for ImportSAEsFromTrainingRequest.

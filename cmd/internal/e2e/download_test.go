@@ -217,7 +217,7 @@ func TestADownloadSurvivesTheKillOfItsProcess(t *testing.T) {
 	state, _, err := loadSAE(o, two["id"].(string))
 	require.NoError(t, err)
 	for _, f := range state.Facts.Files {
-		require.Equal(t, hubtest.SHA256(saes.Files["layer_1/width_1k/"+f.Name]), f.SHA256)
+		require.Equal(t, hubtest.SHA256(saes.Files[f.Name]), f.SHA256)
 	}
 	events, err := o.log.ReadStream(t.Context(), "model-"+one["id"].(string), 0)
 	require.NoError(t, err)

@@ -61,7 +61,7 @@ func downloads(cfg HubConfig) fx.Option {
 		fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, main Config, commands *command.Handler, leases eventlog.Leases, h *library.Hub, tokens *library.Tokens, models *librarian.Queries, log *slog.Logger) {
 			log = log.With("part", "importer")
 			modelOf := func(ctx context.Context, f sae.Facts) (string, error) {
-				found, err := models.ModelsOf(ctx, f)
+				found, err := models.ModelsOf(ctx, f, library.HubModelName(f.ModelName))
 				if err != nil || len(found) != 1 {
 					return "", err // an extraction will ask for it, with the candidates
 				}
