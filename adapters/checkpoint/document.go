@@ -12,6 +12,7 @@ import (
 
 const (
 	maxConfig = 4 << 20  // bytes of a config.json or cfg.json
+	maxScaler = 64 << 10 // bytes of an activation_scaler.json
 	maxIndex  = 64 << 20 // bytes of a model.safetensors.index.json
 )
 

@@ -208,10 +208,7 @@ func foldersWithSAEs(root string) []string {
 			return fs.SkipDir
 		}
 		o := &opening{}
-		if o.look(path) != nil {
-			return nil
-		}
-		if len(o.among(saeFormats())) > 0 || len(o.among(looseFormats())) > 0 {
+		if o.look(path) == nil && (len(o.among(saeFormats())) > 0 || len(o.among(looseFormats())) > 0) {
 			found = append(found, filepath.ToSlash(relative))
 			return fs.SkipDir
 		}
@@ -343,7 +340,7 @@ func (o *opening) applyScale() error {
 		factor, source = *given, "option"
 	case source != "":
 	default:
-		d, err := readDocument(o.at(saeScaler), maxConfig)
+		d, err := readDocument(o.at(saeScaler), maxScaler)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
