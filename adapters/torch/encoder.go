@@ -60,7 +60,11 @@ func (e *fusedEncoder) fire(s *scope, x tensor) *firings {
 	if s.err != nil {
 		return nil
 	}
-	n, width, k := shapeOf(x)[0], int64(c.DSAE), e.a.k()
+	n, width, k := shapeOf(x)[0], int64(c.DSAE), max(a.k(), a.limit)
+	mode := a.mode
+	if mode == constantScalar {
+		mode, x = asItIs, s.mulScalar(x, a.factor)
+	}
 	capacity := k
 	if k == 0 {
 		capacity = width
@@ -76,7 +80,7 @@ func (e *fusedEncoder) fire(s *scope, x tensor) *firings {
 	if s.err != nil {
 		return nil
 	}
-	C.fm_sae_input(pointer(u), stats.cfloats(), pointer(x), optional(a.shift), C.int64_t(n), C.int64_t(c.DIn), C.int(a.mode), C.int(e.threads))
+	C.fm_sae_input(pointer(u), stats.cfloats(), pointer(x), optional(a.shift), C.int64_t(n), C.int64_t(c.DIn), C.int(mode), C.int(e.threads))
 	s.mmInto(z, u, a.wEnc)
 	if s.err != nil {
 		return nil
@@ -116,6 +120,9 @@ func (e *fusedEncoder) decode(s *scope, dense tensor, f *firings) tensor {
 		return nil
 	}
 	s.addmmInto(out, a.bDec, dense, a.wDec)
+	if a.undo == constantScalar {
+		return s.mulScalar(out, 1/a.factor)
+	}
 	if s.err != nil {
 		return nil
 	}

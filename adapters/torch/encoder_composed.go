@@ -34,7 +34,7 @@ func (e *composedEncoder) launch(s *scope, x tensor) *firings {
 		fires = s.and(s.greaterThan(z, 0), s.greaterThan(s.add(pre, a.gate), 0))
 	case "temporal":
 		z = s.relu(e.latents(s, e.novel(s, u, f)))
-		fires = e.kLargest(s, z, s.greaterThan(z, 0))
+		fires = e.kLargest(s, z, s.greaterThan(z, 0), a.k())
 	default:
 		z = s.add(s.mm(u, a.wEnc), a.bEnc)
 		if a.scale != nil {
@@ -48,9 +48,10 @@ func (e *composedEncoder) launch(s *scope, x tensor) *firings {
 		case a.config.Architecture == "groupmax":
 			fires = e.largestOfGroups(s, z, fires)
 		default:
-			fires = e.kLargest(s, z, fires)
+			fires = e.kLargest(s, z, fires, a.k())
 		}
 	}
+	fires = e.kLargest(s, z, fires, a.limit)
 	f.dense, f.fires = s.mul(z, fires), fires
 	return f
 }
@@ -76,10 +77,9 @@ func (e *composedEncoder) input(s *scope, x tensor, f *firings) tensor {
 	return u
 }
 
-// kLargest narrows a top-k SAE's candidates. Among equals at the k-th place the lowest latents come
-// first: count them in order.
-func (e *composedEncoder) kLargest(s *scope, z, fires tensor) tensor {
-	k := e.a.k()
+// kLargest narrows the choice to the k largest; 0 = all. Among equals at the k-th place the lowest
+// latents come first: count them in order.
+func (e *composedEncoder) kLargest(s *scope, z, fires tensor, k int64) tensor {
 	if k == 0 {
 		return fires
 	}

@@ -12,21 +12,27 @@ import (
 
 // Engine is the extraction loop's core: a model up to a hook, and the SAE that reads it there.
 type Engine struct {
-	model *Model
-	sae   *SAE
-	hook  Hook
+	model     *Model
+	sae       *SAE
+	hook, out Hook // out is what the SAE rebuilds: hook, unless it is a transcoder
 
 	sparseTime atomic.Int64 // nanoseconds
 }
 
 // WidthError is an SAE that does not fit the model.
 type WidthError struct {
-	Hook       Hook
-	DIn, Width int
+	Hook  Hook
+	Out   bool // it is what a transcoder predicts
+	SAE   int  // d_in, or d_out
+	Width int  // the hook's
 }
 
 func (e *WidthError) Error() string {
-	return fmt.Sprintf("the SAE reads vectors of d_in %d, but %s has %d numbers a token: it belongs to another model or hook", e.DIn, e.Hook, e.Width)
+	does, dimension := "reads", "d_in"
+	if e.Out {
+		does, dimension = "predicts", "d_out"
+	}
+	return fmt.Sprintf("the SAE %s vectors of %s %d, but %s has %d numbers a token: it belongs to another model or hook", does, dimension, e.SAE, e.Hook, e.Width)
 }
 
 // NonFiniteError is a NaN or an infinity where there must be numbers.
@@ -42,15 +48,31 @@ func (e *NonFiniteError) Error() string {
 // maxOffset is what postings can hold.
 const maxOffset = math.MaxUint16
 
-// NewEngine joins model and SAE at a hook. Both must be of one runtime.
+// NewEngine joins model and SAE at a hook. Both must be of one runtime. What a transcoder predicts its
+// configuration says.
 func NewEngine(m *Model, a *SAE, h Hook) (*Engine, error) {
-	if err := m.Check(h); err != nil {
-		return nil, err
+	h.Centred = a.config.CenterWritingWeights
+	e := &Engine{model: m, sae: a, hook: h, out: h}
+	if a.config.Transcoder {
+		var err error
+		if e.out, err = ParseHook(a.config.HookOut); err != nil {
+			return nil, fmt.Errorf("what the transcoder predicts: %w", err)
+		}
+		e.out.Centred = h.Centred
 	}
-	if width := m.Width(h); a.config.DIn != width {
-		return nil, &WidthError{Hook: h, DIn: a.config.DIn, Width: width}
+	for _, end := range []struct {
+		hook  Hook
+		width int
+		out   bool
+	}{{e.hook, a.config.DIn, false}, {e.out, a.config.DOut, true}} {
+		if err := m.Check(end.hook); err != nil {
+			return nil, err
+		}
+		if width := m.Width(end.hook); width != end.width {
+			return nil, &WidthError{Hook: end.hook, Out: end.out, SAE: end.width, Width: width}
+		}
 	}
-	return &Engine{model: m, sae: a, hook: h}, nil
+	return e, nil
 }
 
 // Hook is where the engine reads the model.
@@ -102,6 +124,7 @@ func (e *Engine) batch(s *scope, ids [][]int32, first int, firstSequence uint32,
 	place := b.places()
 	lengths := make([]float32, b.rows())
 	e.model.forward(s, b, map[Hook]bool{e.hook: true}, false, func(s *scope, _ Hook, x tensor) {
+		x = s.rowMajor(x)
 		e.sae.encoder.norms(s, x, lengths)
 		for r, p := range place {
 			if p.offset < 0 || s.err != nil {

@@ -43,13 +43,7 @@ func (s *scope) t(x tensor) tensor      { return s.unary("t", lib.AtgT, x) }
 
 // rowMajor is x as one piece of float32 memory.
 func (s *scope) rowMajor(x tensor) tensor {
-	if s.err != nil {
-		return nil
-	}
-	if lib.AtScalarType(x) != float32Type {
-		x = s.op("to", []tensor{x}, func(o *tensor) { lib.AtgToDtype(o, x, float32Type, 0, 0) })
-	}
-	if s.err == nil && rowStride(x) != shapeOf(x)[1] {
+	if x = s.float32(x); s.err == nil && rowStride(x) != shapeOf(x)[1] {
 		return s.contiguous(x)
 	}
 	return x

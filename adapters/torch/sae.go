@@ -19,6 +19,7 @@ type SAE struct {
 	mode     normalization // of the input
 	undo     normalization // of the output; none for a transcoder
 	factor   float64       // constantScalar's
+	limit    int64         // of the strongest latents of a token; 0 = none: a self-test's question
 	sparsity []float32     // log10 of training frequencies, nil if unknown
 
 	wEnc, wDec tensor // [d_in, d_sae], [d_sae, d_out]
@@ -81,6 +82,9 @@ func (r *Runtime) LoadSAE(ctx context.Context, s *checkpoint.SAE) (*SAE, error) 
 	}
 	// z of one chunk: 32 MiB, and at least 16 tokens however wide the SAE is.
 	a.chunkTokens = min(1024, max(16, (32<<20)/(4*int64(max(c.DSAE, 1)))))
+	if r.device != cpu { // 512 MiB, three times
+		a.chunkTokens = min(8192, max(16, (512<<20)/(4*int64(max(c.DSAE, 1)))))
+	}
 	err := r.do(ctx, func(sc *scope) error { return a.load(sc, s) })
 	if err != nil {
 		a.release()

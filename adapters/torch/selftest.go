@@ -26,48 +26,156 @@ type SelfTestOptions struct {
 
 const (
 	selfTestTokens = 4096
+	pursuitTokens  = 512 // of a matching pursuit, which takes a product with the whole encoder for every firing
+	probeTokens    = 512 // to know about how many latents fire
 	sinkNorm       = 3   // × the median norm
 	tapReach       = 2   // layers up and down
 	betterBy       = 0.9 // another tap with less than this share of the claimed one's FVU is the right one
+	muchBetterBy   = 0.5 // likewise what would be otherwise about the SAE; between the two it is a warning
 	tooDense       = 2   // × the published L0
+	unlike         = 0.6 // × the ρ that so few tokens can show: text of another kind has more
 )
 
-// SelfTest measures whether the SAE belongs at the hook: the share of variance that its
-// reconstructions leave unexplained (FVU) and L0 there and at every tap of equal width up to two
-// layers away, all in the same forward. Mismatch says why the SAE does not fit, if it does not:
-// that is a verdict, not an error.
+// SelfTest measures whether the SAE belongs at the hook, and whether it is run as it was trained: the
+// share of variance that its reconstructions leave unexplained (FVU) and L0 there, at every tap of
+// equal width up to two layers away, and there again with one thing otherwise: another normalisation,
+// b_dec in or out of the input, weak firings left out, BOS or none. Mismatch says why the SAE does
+// not fit, if it does not: that is a verdict, not an error.
 func (e *Engine) SelfTest(ctx context.Context, o SelfTestOptions) (extraction.SelfTest, error) {
 	if o.Tokens == 0 {
 		o.Tokens = selfTestTokens
 	}
-	var tries []bool
-	switch {
-	case o.PrependBOS != nil:
-		tries = []bool{*o.PrependBOS}
-	case o.BOS < 0:
-		tries = []bool{false}
-	default:
-		tries = []bool{true, false}
+	if e.sae.config.Architecture == "matching_pursuit" {
+		o.Tokens = min(o.Tokens, pursuitTokens)
 	}
-	var best extraction.SelfTest
-	for i, prepend := range tries {
-		if prepend && o.BOS < 0 {
-			return extraction.SelfTest{}, errors.New("self-test: a BOS token is to be prepended, but there is none")
-		}
-		t, err := e.selfTest(ctx, o, prepend)
-		if err != nil {
-			return extraction.SelfTest{}, fmt.Errorf("self-test: %w", err)
-		}
-		t.BOSTried = len(tries) > 1
-		if i == 0 || less(t.FVU, best.FVU) {
-			best = t
+	t, err := e.selfTest(ctx, o)
+	if err != nil {
+		return extraction.SelfTest{}, fmt.Errorf("self-test: %w", err)
+	}
+	return t, nil
+}
+
+func (e *Engine) selfTest(ctx context.Context, o SelfTestOptions) (extraction.SelfTest, error) {
+	none := extraction.SelfTest{}
+	prepend, err := ways(o)
+	if err != nil {
+		return none, err
+	}
+	text, err := e.sample(ctx, o, prepend[0])
+	if err != nil {
+		return none, err
+	}
+	var bos extraction.Alternative
+	if len(prepend) > 1 {
+		if text, bos, err = e.compareBOS(ctx, o, text); err != nil {
+			return none, err
 		}
 	}
-	best.Mismatch = mismatch(best)
-	if l0 := best.L0; l0 != nil && !e.sae.fixedL0() && o.PublishedL0 > 0 && *l0 > tooDense*o.PublishedL0 {
-		best.Warnings = append(best.Warnings, fmt.Sprintf("L0 is %.1f, more than twice the published %.1f", *l0, o.PublishedL0))
+	few := o
+	few.Tokens = min(o.Tokens, probeTokens)
+	probe := e.candidate(tap{e.hook, e.out}, "", nil)
+	if err := e.measure(ctx, few, text, []*candidate{probe}); err != nil {
+		return none, err
 	}
-	return best, nil
+	changed := e.alternatives(probe.norms.mean, probe.l0())
+	var taps []*candidate
+	var claimed *candidate
+	for _, at := range e.taps() {
+		c := e.candidate(at, "", nil)
+		taps = append(taps, c)
+		if at == probe.tap {
+			claimed = c
+		}
+	}
+	if err := e.measure(ctx, o, text, slices.Concat(taps, changed)); err != nil {
+		return none, err
+	}
+	if claimed.tokens == 0 {
+		return none, errors.New("no token is counted: the text is too short, or everything is excluded")
+	}
+	t := e.report(o, text, claimed)
+	t.BOSTried = len(prepend) > 1 && o.PrependBOS == nil
+	for _, c := range taps {
+		t.Taps = append(t.Taps, e.tapReport(c))
+	}
+	for _, c := range changed {
+		t.WhatIf = append(t.WhatIf, extraction.Alternative{If: c.name, FVU: c.fvu(), L0: c.l0()})
+	}
+	e.judge(&t, bos)
+	return t, nil
+}
+
+// compareBOS measures the claimed tap the other way, too. Where nobody said which, it is the one with
+// the lower FVU that goes on, and else the one that was said.
+func (e *Engine) compareBOS(ctx context.Context, o SelfTestOptions, text *sample) (*sample, extraction.Alternative, error) {
+	none := extraction.Alternative{}
+	other := e.otherWay(o, text)
+	rival := e.candidate(tap{e.hook, e.out}, "", nil)
+	if err := e.measure(ctx, o, other, []*candidate{rival}); err != nil {
+		return nil, none, err
+	}
+	names := map[bool]string{true: "a BOS token were prepended", false: "no BOS token were prepended"}
+	if o.PrependBOS == nil {
+		claimed := e.candidate(tap{e.hook, e.out}, "", nil)
+		if err := e.measure(ctx, o, text, []*candidate{claimed}); err != nil {
+			return nil, none, err
+		}
+		if less(rival.fvu(), claimed.fvu()) {
+			winner, err := e.sample(ctx, o, other.prepend)
+			return winner, extraction.Alternative{If: names[text.prepend], FVU: claimed.fvu(), L0: claimed.l0()}, err
+		}
+	}
+	return text, extraction.Alternative{If: names[other.prepend], FVU: rival.fvu(), L0: rival.l0()}, nil
+}
+
+// ways are with and without BOS, the one to keep, or to prefer, first.
+func ways(o SelfTestOptions) ([]bool, error) {
+	if o.PrependBOS != nil && *o.PrependBOS && o.BOS < 0 {
+		return nil, errors.New("a BOS token is to be prepended, but there is none")
+	}
+	if o.BOS < 0 {
+		return []bool{false}, nil
+	}
+	if o.PrependBOS == nil {
+		return []bool{true, false}, nil
+	}
+	for _, ids := range o.Sequences { // it is in the text: another would be a second one
+		if len(ids) > 0 && ids[0] == o.BOS {
+			return []bool{*o.PrependBOS}, nil
+		}
+	}
+	return []bool{*o.PrependBOS, !*o.PrependBOS}, nil
+}
+
+func (e *Engine) report(o SelfTestOptions, s *sample, claimed *candidate) extraction.SelfTest {
+	t := extraction.SelfTest{
+		Hook: e.hook.String(), Tokens: claimed.tokens, FVU: claimed.fvu(), L0: claimed.l0(),
+		L0All: float64(claimed.fedFires) / float64(max(1, claimed.fed)), MedianNorm: claimed.norms.median,
+		DeadShare: claimed.deadShare(), SinkShare: claimed.sinkShare(), PrependBOS: s.prepend, BOS: -1,
+		Rho: sparsityRho(claimed.tapScore, e.sae.sparsity),
+	}
+	if s.prepend {
+		t.BOS = o.BOS
+	}
+	if e.sae.config.Transcoder {
+		t.HookOut = e.out.String()
+	}
+	if o.PublishedL0 > 0 {
+		t.PublishedL0 = &o.PublishedL0
+	}
+	return t
+}
+
+func (e *Engine) tapReport(c *candidate) extraction.Tap {
+	t := extraction.Tap{Hook: c.in.String(), FVU: c.fvu(), L0: c.l0(), Rho: sparsityRho(c.tapScore, e.sae.sparsity)}
+	if e.sae.config.Transcoder {
+		t.HookOut = c.out.String()
+	}
+	if c.tokens > 0 {
+		dead, sinks := c.deadShare(), c.sinkShare()
+		t.DeadShare, t.SinkShare = &dead, &sinks
+	}
+	return t
 }
 
 // less orders FVUs; one that is not finite comes last.
@@ -75,318 +183,163 @@ func less(a, b *float64) bool {
 	return a != nil && (b == nil || *a < *b)
 }
 
-// mismatch is the verdict.
-func mismatch(t extraction.SelfTest) string {
-	var better *extraction.Tap
-	for i, tap := range t.Taps {
-		if tap.Hook != t.Hook && tap.FVU != nil && (t.FVU == nil || *tap.FVU < betterBy**t.FVU) && (better == nil || *tap.FVU < *better.FVU) {
-			better = &t.Taps[i]
+// judge gives the verdict and the warnings.
+func (e *Engine) judge(t *extraction.SelfTest, bos extraction.Alternative) {
+	if e.sae.config.ActivationsOnly {
+		e.judgeActivations(t)
+	} else {
+		t.Mismatch = mismatch(*t)
+		for _, w := range t.WhatIf {
+			if t.Mismatch == "" && clearlyBetter(w.FVU, t.FVU, betterBy) {
+				t.Warnings = append(t.Warnings, fmt.Sprintf("FVU is %.4g, but would be %.4g if %s", *t.FVU, *w.FVU, w.If))
+			}
 		}
 	}
+	if bos.If != "" {
+		t.WhatIf = append(t.WhatIf, bos)
+		if !t.BOSTried && clearlyBetter(bos.FVU, t.FVU, betterBy) {
+			t.Warnings = append(t.Warnings, fmt.Sprintf("FVU is %.4g, but would be %.4g if %s", *t.FVU, *bos.FVU, bos.If))
+		}
+	}
+	if said := e.sae.config.PrependBOS; said != nil && *said != t.PrependBOS {
+		were := map[bool]string{true: "a BOS token in front of every sequence", false: "no BOS token"}
+		t.Warnings = append(t.Warnings, "the SAE was trained with "+were[*said]+"; here is "+map[bool]string{true: "one", false: "none"}[t.PrependBOS])
+	}
+	if best := attainableRho(e.sae.sparsity, t.Tokens); t.Rho != nil && best != nil && *t.Rho < unlike**best {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("how often latents fire is unlike their published densities: Spearman's ρ is %.2f, and %.2f would be had of as many tokens if nothing were wrong", *t.Rho, *best))
+	}
+	if t.L0 != nil && t.PublishedL0 != nil && !e.sae.fixedL0() && *t.L0 > tooDense**t.PublishedL0 {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("L0 is %.1f, more than twice the published %.1f", *t.L0, *t.PublishedL0))
+	}
+}
+
+// judgeActivations takes FVU back: one layer of a cross-layer transcoder reconstructs nothing by itself.
+func (e *Engine) judgeActivations(t *extraction.SelfTest) {
+	if t.L0 == nil {
+		t.Mismatch = "the activations at " + t.Hook + " are not finite"
+	}
+	t.FVU, t.WhatIf = nil, nil
+	for i := range t.Taps {
+		t.Taps[i].FVU = nil
+	}
+	t.Warnings = append(t.Warnings, "its reconstruction is a part of one: nothing says whether it belongs at "+t.Hook)
+}
+
+func clearlyBetter(a, than *float64, by float64) bool {
+	return a != nil && (than == nil || *a < by**than)
+}
+
+// mismatch is the verdict.
+func mismatch(t extraction.SelfTest) string {
+	var best *float64
 	hint := ""
-	if better != nil && *better.FVU < 1 {
-		hint = fmt.Sprintf("; %s fits better: FVU %.4g, L0 %.1f", better.Hook, *better.FVU, *better.L0)
+	for _, tap := range t.Taps {
+		if (tap.Hook != t.Hook || tap.HookOut != t.HookOut) && clearlyBetter(tap.FVU, t.FVU, betterBy) && less(tap.FVU, best) {
+			best = tap.FVU
+			name := tap.Hook
+			if tap.HookOut != t.HookOut {
+				name += " → " + tap.HookOut
+			}
+			hint = fmt.Sprintf("; %s fits better: FVU %.4g, L0 %.1f", name, *tap.FVU, *tap.L0)
+		}
+	}
+	for _, w := range t.WhatIf {
+		if clearlyBetter(w.FVU, t.FVU, muchBetterBy) && less(w.FVU, best) {
+			best = w.FVU
+			hint = fmt.Sprintf("; FVU would be %.4g if %s", *w.FVU, w.If)
+		}
+	}
+	found := best != nil
+	if found && *best >= 1 {
+		hint = ""
 	}
 	switch {
 	case t.FVU == nil:
 		return "the reconstruction at " + t.Hook + " is not finite" + hint
 	case *t.FVU >= 1:
 		return fmt.Sprintf("at %s the SAE reconstructs worse than the mean would: FVU %.4g (below 1 is needed)%s", t.Hook, *t.FVU, hint)
-	case better != nil:
+	case found:
 		return fmt.Sprintf("FVU at %s is %.4g%s", t.Hook, *t.FVU, hint)
 	}
 	return ""
 }
 
-// taps are the places to score.
-func (e *Engine) taps() []Hook { return e.model.near(e.hook, tapReach) }
-
-// tapScore is what is summed up at one tap.
-type tapScore struct {
-	norms  []float32 // ‖x‖ of every fed token, in order
-	limit  float64   // above it is a sink
-	median float64
-	sinks  int // among the tokens that were looked at
-
-	tokens   int // measured
-	error2   float64
-	sum      []float64 // Σ y
-	square   float64   // Σ ‖y‖²
-	firings  int64
-	fed      int // all, and their firings
-	fedFires int64
-	counts   []int64 // per latent
-	wrong    bool    // not finite
-}
-
-func (e *Engine) selfTest(ctx context.Context, o SelfTestOptions, prepend bool) (extraction.SelfTest, error) {
-	fed, counted := e.fed(o, prepend)
-	if err := checkIDs(fed, e.model.config.Vocab); err != nil {
-		return extraction.SelfTest{}, err
-	}
-	taps := e.taps()
-	scores := map[Hook]*tapScore{}
-	wanted := map[Hook]bool{}
-	for _, h := range taps {
-		scores[h] = &tapScore{sum: make([]float64, e.sae.config.DOut), counts: make([]int64, e.sae.config.DSAE)}
-		wanted[h] = true
-	}
-	// Twice through the model: which tokens are sinks is known only when all norms are.
-	for _, measure := range []func(*scope, *tapScore, tensor, *packed, [][]bool, int){e.measureNorms, func(s *scope, t *tapScore, x tensor, b *packed, counted [][]bool, first int) {
-		e.measure(s, t, x, b, counted, o.Tokens)
-	}} {
-		for _, g := range groups(fed, e.model.tokensPerForward) {
-			err := e.model.runtime.do(ctx, func(s *scope) error {
-				b := pack(fed[g[0]:g[1]], e.model.exec.padded())
-				if b.rows() == 0 {
-					return nil
-				}
-				e.model.forward(s, b, wanted, false, func(s *scope, h Hook, x tensor) {
-					measure(s, scores[h], x, b, counted[g[0]:g[1]], g[0])
-				})
-				return s.err
-			})
-			if err == nil && o.Beat != nil {
-				err = o.Beat()
-			}
-			if err != nil {
-				return extraction.SelfTest{}, err
+// taps are the places to score, the claimed one among them, in the order of the model. A transcoder's
+// neighbours read and predict one layer on; or they read, or predict, something else of its own layer.
+func (e *Engine) taps() []tap {
+	// What a norm makes is not the residual stream, however alike their names are.
+	inputs := e.model.near(e.hook, tapReach, LN1Normalized, LN2Normalized, MLPIn, AttnZ)
+	var out []tap
+	for _, h := range inputs {
+		t := tap{h, h}
+		if e.sae.config.Transcoder {
+			t.out = e.out
+			t.out.Layer += h.Layer - e.hook.Layer
+		}
+		if e.model.Width(t.out) == e.sae.config.DOut {
+			out = append(out, t)
+		}
+		if h != e.hook || !e.sae.config.Transcoder {
+			continue
+		}
+		for _, another := range e.model.near(e.out, 0) {
+			if another != e.out && another.Layer == e.out.Layer {
+				out = append(out, tap{e.hook, another})
 			}
 		}
-		for _, t := range scores {
-			t.setLimit(counted)
-		}
-	}
-	claimed := scores[e.hook]
-	if claimed.tokens == 0 {
-		return extraction.SelfTest{}, errors.New("no token is counted: the text is too short, or everything is excluded")
-	}
-	result := extraction.SelfTest{
-		Hook: e.hook.String(), Tokens: claimed.tokens, FVU: claimed.fvu(), L0: claimed.l0(),
-		L0All: float64(claimed.fedFires) / float64(max(1, claimed.fed)), MedianNorm: claimed.median,
-		PrependBOS: prepend, BOS: -1,
-	}
-	if prepend {
-		result.BOS = o.BOS
-	}
-	result.SinkShare = float64(claimed.sinks) / float64(claimed.sinks+claimed.tokens)
-	result.DeadShare = claimed.deadShare()
-	if rho, ok := sparsityRho(claimed, e.sae.sparsity); ok {
-		result.Rho = &rho
-	}
-	for _, h := range taps {
-		result.Taps = append(result.Taps, extraction.Tap{Hook: h.String(), FVU: scores[h].fvu(), L0: scores[h].l0()})
-	}
-	return result, nil
-}
-
-// fed is what goes through the model, enough of it and no more, and which tokens count.
-func (e *Engine) fed(o SelfTestOptions, prepend bool) (sequences [][]int32, counted [][]bool) {
-	excluded := map[int32]bool{}
-	for _, id := range o.Exclude {
-		excluded[id] = true
-	}
-	for _, id := range e.sae.config.ExcludeSpecialTokens.IDs {
-		excluded[int32(id)] = true
-	}
-	slice := e.sae.config.SeqposSlice
-	total := 0
-	// A third more than needed: sinks are left out later, and each tap has its own.
-	for i := 0; i < len(o.Sequences) && total < o.Tokens+o.Tokens/3; i++ {
-		ids := o.Sequences[i]
-		if prepend {
-			ids = append([]int32{o.BOS}, ids...)
-		}
-		if o.Context > 0 && len(ids) > o.Context {
-			ids = ids[:o.Context]
-		}
-		counts := make([]bool, len(ids))
-		for j, id := range ids {
-			inside := j >= o.SkipFirst
-			if slice != nil {
-				inside = slice.Contains(j, len(ids))
-			}
-			counts[j] = inside && !excluded[id] && (j > 0 || !prepend)
-			if counts[j] {
-				total++
-			}
-		}
-		sequences, counted = append(sequences, ids), append(counted, counts)
-	}
-	return sequences, counted
-}
-
-func (e *Engine) measureNorms(s *scope, t *tapScore, x tensor, b *packed, _ [][]bool, _ int) {
-	norms := make([]float32, b.rows())
-	e.sae.encoder.norms(s, x, norms)
-	for i, p := range b.places() {
-		if p.offset >= 0 {
-			t.norms = append(t.norms, norms[i])
-		}
-	}
-}
-
-// setLimit takes the median over all counted tokens, once their norms are there.
-func (t *tapScore) setLimit(counted [][]bool) {
-	if t.limit > 0 || t.wrong {
-		return
-	}
-	var seen []float32
-	i := 0
-	for _, sequence := range counted {
-		for _, c := range sequence {
-			if c {
-				seen = append(seen, t.norms[i])
-			}
-			if !finite(t.norms[i]) {
-				t.wrong = true
-			}
-			i++
-		}
-	}
-	if len(seen) == 0 {
-		return
-	}
-	slices.Sort(seen)
-	t.median = float64(seen[(len(seen)+1)/2-1])
-	t.limit = sinkNorm * t.median
-}
-
-// measure adds the counted tokens of a batch that are no sinks, up to the number wanted.
-func (e *Engine) measure(s *scope, t *tapScore, x tensor, b *packed, counted [][]bool, tokens int) {
-	width := e.sae.config.DOut
-	place := b.places()
-	truth := make([]float32, b.rows()*int64(width))
-	s.read(x, truth)
-	e.sae.encode(s, x, b, func(s *scope, first int64, x tensor, f *firings) {
-		guess := make([]float32, len(f.counts)*width)
-		dense := e.sae.encoder.dense(s, f)
-		s.read(e.sae.forward(s, x, dense, e.sae.encoder.decode(s, dense, f), f), guess)
-		if s.err != nil {
-			return
-		}
-		for i, n := range f.counts {
-			row := int(first) + i
-			p := place[row]
-			if p.offset < 0 {
-				continue
-			}
-			norm := t.norms[t.fed]
-			t.fed++
-			t.fedFires += int64(n)
-			if !counted[p.sequence][p.offset] || t.tokens == tokens {
-				continue
-			}
-			if float64(norm) > t.limit {
-				t.sinks++
-				continue
-			}
-			latents, _ := f.token(i)
-			t.add(truth[row*width:][:width], guess[i*width:][:width], latents)
-		}
-	})
-}
-
-func (t *tapScore) add(truth, guess []float32, latents []uint32) {
-	t.tokens++
-	t.firings += int64(len(latents))
-	for _, l := range latents {
-		t.counts[l]++
-	}
-	for j, y := range truth {
-		d := float64(y) - float64(guess[j])
-		t.error2 += d * d
-		t.sum[j] += float64(y)
-		t.square += float64(y) * float64(y)
-	}
-}
-
-// fvu is Σ‖y−ŷ‖² / Σ‖y−ȳ‖², nil where it is not finite.
-func (t *tapScore) fvu() *float64 {
-	spread := t.square
-	for _, v := range t.sum {
-		spread -= v * v / float64(t.tokens)
-	}
-	ratio := t.error2 / spread
-	if t.wrong || t.tokens == 0 || math.IsNaN(ratio) || math.IsInf(ratio, 0) {
-		return nil
-	}
-	return &ratio
-}
-
-func (t *tapScore) l0() *float64 {
-	if t.wrong || t.tokens == 0 {
-		return nil
-	}
-	l0 := float64(t.firings) / float64(t.tokens)
-	return &l0
-}
-
-func (t *tapScore) deadShare() float64 {
-	dead := 0
-	for _, n := range t.counts {
-		if n == 0 {
-			dead++
-		}
-	}
-	return float64(dead) / float64(len(t.counts))
-}
-
-// sparsityRho is Spearman's ρ of log densities against the published ones: Pearson's of ranks, which
-// logarithms do not change.
-func sparsityRho(t *tapScore, published []float32) (float64, bool) {
-	if len(published) != len(t.counts) || len(published) < 2 {
-		return 0, false
-	}
-	ours, theirs := make([]float64, len(published)), make([]float64, len(published))
-	for i := range published {
-		ours[i], theirs[i] = float64(t.counts[i]), float64(published[i])
-	}
-	rho := pearson(ranks(ours), ranks(theirs))
-	return rho, !math.IsNaN(rho)
-}
-
-// ranks gives equal values the mean of their places.
-func ranks(values []float64) []float64 {
-	order := make([]int, len(values))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		switch {
-		case values[a] < values[b]:
-			return -1
-		case values[a] > values[b]:
-			return 1
-		}
-		return 0
-	})
-	out := make([]float64, len(values))
-	for i := 0; i < len(order); {
-		j := i
-		for j < len(order) && values[order[j]] == values[order[i]] {
-			j++
-		}
-		for _, k := range order[i:j] {
-			out[k] = float64(i+j-1) / 2
-		}
-		i = j
 	}
 	return out
 }
 
-func pearson(a, b []float64) float64 {
-	n := float64(len(a))
-	var ma, mb float64
-	for i := range a {
-		ma += a[i] / n
-		mb += b[i] / n
+// alternatives are the claimed tap with one thing otherwise about the SAE. meanNorm is that of the
+// SAE's input without sinks, l0 how many latents fire now.
+func (e *Engine) alternatives(meanNorm float64, l0 *float64) []*candidate {
+	a := e.sae
+	if a.temporal != nil || a.config.Architecture == "matching_pursuit" {
+		return nil
 	}
-	var ab, aa, bb float64
-	for i := range a {
-		ab += (a[i] - ma) * (b[i] - mb)
-		aa += (a[i] - ma) * (a[i] - ma)
-		bb += (b[i] - mb) * (b[i] - mb)
+	var out []*candidate
+	would := func(name string, change func(*SAE)) {
+		out = append(out, e.candidate(tap{e.hook, e.out}, name, change))
 	}
-	return ab / math.Sqrt(aa*bb)
+	normalized := func(name string, mode normalization, factor float64) {
+		would(name, func(a *SAE) {
+			a.mode, a.factor = mode, factor
+			if !a.config.Transcoder {
+				a.undo = mode
+			}
+		})
+	}
+	for mode, name := range []string{asItIs: "none", constantNorm: "constant_norm_rescale", layerNorm: "layer_norm"} {
+		if normalization(mode) != a.mode {
+			normalized("normalize_activations were "+name, normalization(mode), 0)
+		}
+	}
+	if a.mode == asItIs && meanNorm > 0 {
+		here := math.Sqrt(float64(a.config.DIn)) / meanNorm
+		if folded := a.config.ScalingFactor; folded != 0 {
+			normalized("the scaling factor were left out", constantScalar, 1/folded)
+			normalized(fmt.Sprintf("the scaling factor were %.4g, as this text has it", here), constantScalar, here/folded)
+		} else {
+			normalized(fmt.Sprintf("normalize_activations were expected_average_only_in, by %.4g", here), constantScalar, here)
+		}
+	}
+	switch {
+	case a.config.Transcoder:
+	case a.shift == nil:
+		would("apply_b_dec_to_input were true", func(a *SAE) { a.shift = a.bDec })
+	default:
+		would("apply_b_dec_to_input were false", func(a *SAE) { a.shift = nil })
+	}
+	if !a.fixedL0() && l0 != nil { // a threshold that was lost lets noise fire, which only spoils the sum
+		for _, part := range []struct {
+			name  string
+			share float64
+		}{{"half", 2}, {"eighth", 8}} {
+			if k := int64(*l0 / part.share); k > 0 {
+				would(fmt.Sprintf("only the strongest %s, %d latents a token, fired", part.name, k), func(a *SAE) { a.limit = k })
+			}
+		}
+	}
+	return out
 }

@@ -123,7 +123,9 @@ func TestSelfTestKnowsAnSAEAtItsHook(t *testing.T) {
 	}
 	require.Equal(t, []string{ // the input of a layer is the output of the one before: listed once
 		"blocks.0.hook_resid_pre", "blocks.0.hook_attn_out", "blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post",
-		"blocks.1.hook_attn_out", "blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post",
+		// What its own layer's norms and heads make has the same width.
+		"blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_z", "blocks.1.hook_attn_out", "blocks.1.hook_resid_mid",
+		"blocks.1.ln2.hook_normalized", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post",
 		"blocks.2.hook_attn_out", "blocks.2.hook_resid_mid", "blocks.2.hook_mlp_out", "blocks.2.hook_resid_post",
 	}, hooks)
 
@@ -217,7 +219,7 @@ func TestSelfTestWarnsOfTooManyFiringsAndComparesDensities(t *testing.T) {
 	got, err := e.SelfTest(t.Context(), SelfTestOptions{Sequences: testText(), BOS: -1, Tokens: 300, PublishedL0: *plain.L0 / 3})
 	require.NoError(t, err)
 	require.NotNil(t, got.Rho)
-	require.Len(t, got.Warnings, 1)
+	require.Len(t, got.Warnings, 2) // and that densities are unlike
 	require.Equal(t, plain.FVU, got.FVU)
 
 	_, err = e.SelfTest(t.Context(), SelfTestOptions{Sequences: [][]int32{{1}}, BOS: -1, SkipFirst: 1})

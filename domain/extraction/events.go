@@ -39,28 +39,43 @@ type Slice struct {
 
 // Tap is how well the SAE reconstructs one tap of the model.
 type Tap struct {
-	Hook string   `json:"hook"`
-	FVU  *float64 `json:"fvu"` // null where it was not finite
-	L0   *float64 `json:"l0"`
+	Hook      string   `json:"hook"`
+	HookOut   string   `json:"hook_out,omitempty"` // of a transcoder
+	FVU       *float64 `json:"fvu"`                // null where it was not finite
+	L0        *float64 `json:"l0"`
+	DeadShare *float64 `json:"dead_share,omitempty"`
+	SinkShare *float64 `json:"sink_share,omitempty"`
+	Rho       *float64 `json:"sparsity_rho,omitempty"`
+}
+
+// Alternative is how well the SAE would reconstruct its tap if one thing about it, or about what it is fed,
+// were otherwise.
+type Alternative struct {
+	If  string   `json:"if"` // "normalize_activations were layer_norm", …
+	FVU *float64 `json:"fvu"`
+	L0  *float64 `json:"l0"`
 }
 
 // SelfTest is what was measured before the plan, on counted tokens without sinks.
 type SelfTest struct {
-	Hook       string   `json:"hook"`
-	Tokens     int      `json:"tokens"`
-	FVU        *float64 `json:"fvu"`
-	L0         *float64 `json:"l0"`
-	L0All      float64  `json:"l0_all"` // over every fed token: what a segment's size is planned with
-	DeadShare  float64  `json:"dead_share"`
-	MedianNorm float64  `json:"median_norm"` // ‖x‖₂ at the hook; a sink has more than 3 ×
-	SinkShare  float64  `json:"sink_share"`
-	PrependBOS bool     `json:"prepend_bos"`
-	BOS        int32    `json:"bos"` // −1 where none is inserted
-	BOSTried   bool     `json:"bos_tried,omitempty"`
-	Rho        *float64 `json:"sparsity_rho,omitempty"` // Spearman's ρ of log densities against the published ones
-	Taps       []Tap    `json:"taps"`
-	Warnings   []string `json:"warnings,omitempty"`
-	Mismatch   string   `json:"mismatch,omitempty"` // why the SAE does not fit, "" if it does
+	Hook        string        `json:"hook"`
+	HookOut     string        `json:"hook_out,omitempty"` // of a transcoder
+	Tokens      int           `json:"tokens"`
+	FVU         *float64      `json:"fvu"`
+	L0          *float64      `json:"l0"`
+	L0All       float64       `json:"l0_all"` // over every fed token: what a segment's size is planned with
+	PublishedL0 *float64      `json:"published_l0,omitempty"`
+	DeadShare   float64       `json:"dead_share"`
+	MedianNorm  float64       `json:"median_norm"` // ‖x‖₂ at the hook; a sink has more than 3 ×
+	SinkShare   float64       `json:"sink_share"`
+	PrependBOS  bool          `json:"prepend_bos"`
+	BOS         int32         `json:"bos"` // −1 where none is inserted
+	BOSTried    bool          `json:"bos_tried,omitempty"`
+	Rho         *float64      `json:"sparsity_rho,omitempty"` // Spearman's ρ of log densities against the published ones
+	Taps        []Tap         `json:"taps"`
+	WhatIf      []Alternative `json:"what_if,omitempty"`
+	Warnings    []string      `json:"warnings,omitempty"`
+	Mismatch    string        `json:"mismatch,omitempty"` // why the SAE does not fit, "" if it does
 }
 
 // SelfTested says what the self-test found.
