@@ -14,8 +14,8 @@ import (
 type activationsCmd struct {
 	Model  string   `required:"" placeholder:"DIR|GGUF" help:"A Hugging Face folder (config.json, safetensors) or a .gguf file."`
 	In     string   `required:"" placeholder:"FILE" help:"safetensors with input_ids and, where rows are padded, attention_mask: I64 [batch, seq]."`
-	Hooks  []string `required:"" placeholder:"HOOK" help:"What to write, separated by commas: blocks.L.hook_resid_pre, _attn_out, _mlp_out, _resid_post."`
-	Out    string   `required:"" placeholder:"FILE" help:"safetensors to write: a tensor F32 [batch, seq, d_model] for each hook, with its name."`
+	Hooks  []string `required:"" placeholder:"HOOK" help:"What to write, separated by commas: blocks.L.hook_resid_pre, _resid_mid, _resid_post, _attn_out, _mlp_out, blocks.L.attn.hook_z, mlp.hook_in, mlp.hook_post, ln1.hook_normalized, ln2.hook_normalized, hook_embed, or a Hugging Face module: model.layers.L.mlp, …, with .input or .output."`
+	Out    string   `required:"" placeholder:"FILE" help:"safetensors to write: a tensor F32 [batch, seq, width] for each hook, with its name: width is d_model but for hook_z (heads × d_head) and hook_post (d_ff)."`
 	Logits bool     `help:"Write logits, F32 [batch, seq, vocabulary], too. Without it the model runs up to the last hook only."`
 	DType  string   `name:"dtype" default:"float32" enum:"float32,bfloat16,float16" help:"What the model computes in. bfloat16 and float16 take half the memory and give two or three digits; on a CPU they are slower than float32."`
 	device
