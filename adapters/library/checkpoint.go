@@ -140,7 +140,8 @@ func stated(s sae.Stated) checkpoint.SAEFacts {
 // it had then said about it.
 func OpenSAE(dir string, f sae.Facts) (*checkpoint.SAE, error) {
 	said := stated(f.Stated)
-	if said.ScalingFactor == nil && f.Normalization == checkpoint.NormExpected && f.ScalingFactor != 0 {
+	// What was imported before origins were recorded had its factor from a file or a person: nobody wrote down which.
+	if f.Origins == nil && f.Normalization == checkpoint.NormExpected && f.ScalingFactor != 0 {
 		said.ScalingFactor = &f.ScalingFactor
 	}
 	return checkpoint.OpenSAE(filepath.Join(dir, filepath.FromSlash(f.Open)), checkpoint.WithFacts(said))
@@ -190,7 +191,7 @@ func (l *Library) sae(ctx context.Context, root, path string, said sae.Stated) (
 		facts.Reshape = c.Reshape
 	}
 	facts.Stated = said
-	facts.Stated.Repo = c.Repo
+	facts.Stated.Repo, facts.Stated.ModelName = c.Repo, c.ModelName // they may be said beside what is kept
 	if root == "" {
 		root = folderOf(path)
 		if saidByPlace(c.Origins) {
