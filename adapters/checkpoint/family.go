@@ -135,7 +135,8 @@ func families() []family {
 				c.AttentionSoftcap, c.LogitSoftcap = softcap(d, "attn_logit_softcapping", 0), softcap(d, "final_logit_softcapping", 0)
 				c.Window, c.GlobalEvery = window(d, 4096), d.size(d.first("sliding_window_pattern", "_sliding_window_pattern"), 1, 6)
 				c.LayerIsLocal = layerTypes(d, c.Layers)
-				c.LocalRope = &Rope{Theta: d.number("rope_local_base_freq", 10_000)}
+				local := d.object("rope_parameters").object("sliding_attention")
+				c.LocalRope = &Rope{Theta: local.number("rope_theta", d.number("rope_local_base_freq", 10_000))}
 				if d.flag("use_bidirectional_attention", false) {
 					d.unsupported("use_bidirectional_attention", "true", "false: a decoder's tokens look back only")
 				}
@@ -146,7 +147,7 @@ func families() []family {
 			f.storage.qkv, f.storage.gateUp, f.ggufQKV = stacked, stacked, stacked
 			f.adapt = func(d document, c *ModelConfig) {
 				c.Window = window(d, 0)
-				c.rotate(d, d.number("partial_rotary_factor", 1))
+				c.rotate(d, 1)
 			}
 		}),
 		row("olmo2", absent{vocab: 50304, width: 4096, ff: 11008, layers: 32, heads: 32, positions: 2048, eps: 1e-5}, func(f *family) {
@@ -189,8 +190,8 @@ func families() []family {
 				c.AttentionBias = d.flag("attention_bias", true)
 				c.OutputBias = c.AttentionBias
 				c.Parallel = d.flag("use_parallel_residual", true)
-				c.Rope.Theta = d.number("rotary_emb_base", d.number("rope_theta", 10_000))
-				c.rotate(d, d.number("rotary_pct", d.number("partial_rotary_factor", 0.25)))
+				c.Rope.Theta = d.number("rotary_emb_base", c.Rope.Theta)
+				c.rotate(d, 0.25)
 			}
 		}),
 		row("gptj", absent{vocab: 50400, width: 4096, layers: 28, heads: 16, positions: 2048, eps: 1e-5, act: "gelu_new"}, func(f *family) {
@@ -207,7 +208,7 @@ func families() []family {
 			m.O, m.Gate, m.Up, m.Down, m.MLPNorm, m.FinalNorm, m.Act = "self_attn.dense", "", "mlp.fc1", "mlp.fc2", "", "final_layernorm", "mlp.activation_fn"
 			f.shape = ModelConfig{Norm: LayerNorm, PreNorms: true, Parallel: true, SharedNorm: true, AttentionBias: true, OutputBias: true, MLPBias: true, HeadBias: true, EmbeddingScale: 1}
 			f.adapt = func(d document, c *ModelConfig) {
-				c.rotate(d, d.number("partial_rotary_factor", 0.5))
+				c.rotate(d, 0.5)
 				if d.flag("qk_layernorm", false) {
 					d.unsupported("qk_layernorm", "true", "false")
 				}

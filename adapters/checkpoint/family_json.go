@@ -168,7 +168,9 @@ func layerTypes(d document, layers int) []bool {
 }
 
 // rotate sets which share of a head turns.
-func (c *ModelConfig) rotate(d document, share float64) {
+func (c *ModelConfig) rotate(d document, otherwise float64) {
+	in := d.object("rope_parameters")
+	share := d.number(d.first("rotary_pct", "partial_rotary_factor"), in.number("partial_rotary_factor", otherwise))
 	c.Rotary = int(float64(c.DHead) * share)
 	if !(share > 0) || share > 1 || c.Rotary < 2 {
 		d.fail(d.first("partial_rotary_factor", "rotary_pct"), "a share above 0, up to 1")

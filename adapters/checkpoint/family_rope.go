@@ -12,6 +12,9 @@ func ropeScalings() []string {
 // ropeFromJSON reads rope_theta and rope_scaling, or the newer rope_parameters that holds both.
 func ropeFromJSON(d document, theta float64, maxPositions int) Rope {
 	in := d.object(d.first("rope_scaling", "rope_parameters"))
+	if in.has("full_attention") { // newer still: one for each kind of layer
+		in = in.object("full_attention")
+	}
 	r := Rope{Theta: in.number("rope_theta", d.number("rope_theta", theta))}
 	kind := in.text("rope_type", in.text("type", "default"))
 	if !(r.Theta > 0) || math.IsInf(r.Theta, 0) {

@@ -45,6 +45,15 @@ func TestAConfigurationMeansWhatTransformersTakesItToMean(t *testing.T) {
 			require.Equal(t, checkpoint.Rope{Theta: 10_000}, c.RopeOf(0))
 			require.Equal(t, "linear", c.RopeOf(5).Scaling)
 		}},
+		"rotation for each kind of layer, as transformers 5 writes it": {"gemma3", object{"rope_scaling": nil, "rope_theta": nil, "rope_local_base_freq": nil, "rope_parameters": object{
+			"full_attention": object{"rope_type": "linear", "factor": 8, "rope_theta": 7e5}, "sliding_attention": object{"rope_type": "default", "rope_theta": 300}}}, func(t *testing.T, c checkpoint.ModelConfig) {
+			require.Equal(t, checkpoint.Rope{Theta: 7e5, Scaling: "linear", Factor: 8}, c.Rope)
+			require.Equal(t, checkpoint.Rope{Theta: 300}, *c.LocalRope)
+		}},
+		"a share of a head, as transformers 5 writes it": {"gpt_neox", object{"rotary_pct": nil, "rotary_emb_base": nil, "partial_rotary_factor": nil, "rope_theta": nil, "rope_parameters": object{"rope_theta": 500, "partial_rotary_factor": 0.67}}, func(t *testing.T, c checkpoint.ModelConfig) {
+			require.Equal(t, checkpoint.Rope{Theta: 500}, c.Rope)
+			require.Equal(t, 4, c.Rotary)
+		}},
 		"the text of a model that reads pictures": {"gemma3-pictures", nil, func(t *testing.T, c checkpoint.ModelConfig) {
 			require.Equal(t, "gemma3_text", c.Family)
 			require.Equal(t, 4, c.Layers)
