@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,6 +170,27 @@ func TestAFolderOfSeveralSAEsListsThem(t *testing.T) {
 	require.NoError(t, err)
 	defer shut(t, s)
 	require.Equal(t, "saelens", s.Config.Format)
+}
+
+func TestWhatLiesBesideAnSAEIsNoSecondOne(t *testing.T) {
+	t.Parallel()
+	for path, format := range map[string]string{"dictionary_learning/BatchTopKSAE": "dictionary_learning", "gemma_scope_2/resid_post": "gemma_scope_2", "saelens/topk": "saelens"} {
+		folder := copied(t, path, "")
+		at := folder
+		require.NoError(t, filepath.WalkDir(folder, func(p string, e fs.DirEntry, err error) error {
+			if err == nil && !e.IsDir() && slices.Contains([]string{".pt", ".safetensors"}, filepath.Ext(p)) {
+				at = filepath.Dir(p)
+			}
+			return err
+		}))
+		require.NoError(t, checkpoint.WriteSafetensors(filepath.Join(at, "x.safetensors"), []checkpoint.Tensor{
+			{Name: "x", DType: "F32", Shape: []int{1}, Data: make([]byte, 4)}, {Name: "acts", DType: "F32", Shape: []int{1}, Data: make([]byte, 4)},
+		}, nil))
+		s, err := checkpoint.OpenSAE(at)
+		require.NoError(t, err, path)
+		require.Equal(t, format, s.Config.Format)
+		shut(t, s)
+	}
 }
 
 func TestAConfigurationThatAsksForMoreIsRefusedByName(t *testing.T) {

@@ -21,11 +21,26 @@ func (o *opening) safetensorsNames() []string {
 	}
 	var names []string
 	for _, n := range o.names {
-		if filepath.Ext(n) == ".safetensors" && n != saeSparsity && !strings.HasPrefix(n, "W_dec_") {
+		if filepath.Ext(n) == ".safetensors" && n != saeSparsity && !strings.HasPrefix(n, "W_dec_") && maybeSAE(o.at(n)) {
 			names = append(names, n)
 		}
 	}
 	return names
+}
+
+// maybeSAE says whether a safetensors file has an encoder or a decoder, as what people keep beside an SAE has not: activations,
+// tokens. A file that cannot be read may be one: opening it says what is wrong.
+func maybeSAE(path string) bool {
+	file, err := OpenSafetensors(path)
+	if err != nil {
+		return true
+	}
+	found := slices.ContainsFunc(file.Names(), func(tensor string) bool {
+		return slices.ContainsFunc([]string{"w_enc", "w_dec", "encoder", "decoder"}, func(part string) bool {
+			return strings.Contains(strings.ToLower(tensor), part)
+		})
+	})
+	return file.Close() != nil || found
 }
 
 // openSafetensorsSAE tells the formats apart that are one safetensors file with a configuration elsewhere, or none.
