@@ -561,3 +561,98 @@ func TestAClosedRuntimeSaysSo(t *testing.T) {
 	require.NoError(t, r.Close())
 	require.True(t, errors.Is(r.do(t.Context(), func(*scope) error { return nil }), ErrClosed))
 }
+
+// transcoderOf reads mlp.hook_in of the tiny Llamas and predicts what the MLP adds.
+func transcoderOf() *checkpoint.SAE {
+	s := randomSAE("jumprelu", 200, 0)
+	s.Config.Transcoder, s.Config.ApplyBDecToInput = true, false
+	s.Config.Hook, s.Config.HookOut = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+	s.WSkip = random(20, tinyWidth*tinyWidth, 0.2)
+	return s
+}
+
+func TestATranscoderIsTestedByWhatItPredicts(t *testing.T) {
+	m := openModel(t, "testdata/llama-untied-llama3")
+	a := loadSAE(t, transcoderOf())
+	in, out := Hook{Layer: 1, Point: MLPIn}, Hook{Layer: 1, Point: MLPOut}
+	e, err := NewEngine(m, a, in)
+	require.NoError(t, err)
+	sequences := randomSequences(3, 40, 1, 130, 7, 64)
+	got, err := e.SelfTest(t.Context(), SelfTestOptions{Sequences: sequences, BOS: -1, Tokens: 10_000})
+	require.NoError(t, err)
+	require.Equal(t, "blocks.1.mlp.hook_in", got.Hook)
+	require.Equal(t, "blocks.1.hook_mlp_out", got.HookOut)
+
+	shown, err := m.Activations(t.Context(), sequences, []Hook{in, out}, false)
+	require.NoError(t, err)
+	x, y := rowsOf(shown.Hooks[in], sequences, shown.Seq, tinyWidth), rowsOf(shown.Hooks[out], sequences, shown.Seq, tinyWidth)
+	n := len(x) / tinyWidth
+	require.Equal(t, n, got.Tokens, "no sinks: the norm sees to that")
+	encoded, err := a.Encode(t.Context(), x, n)
+	require.NoError(t, err)
+	var wrong, spread float64
+	for d := range tinyWidth {
+		mean := 0.0
+		for i := range n {
+			mean += float64(y[i*tinyWidth+d]) / float64(n)
+		}
+		for i := range n {
+			v := float64(y[i*tinyWidth+d])
+			wrong += (v - float64(encoded.Recon[i*tinyWidth+d])) * (v - float64(encoded.Recon[i*tinyWidth+d]))
+			spread += (v - mean) * (v - mean)
+		}
+	}
+	require.InEpsilon(t, wrong/spread, *got.FVU, 1e-4)
+
+	var pairs []string
+	for _, tap := range got.Taps {
+		pairs = append(pairs, tap.Hook+" → "+tap.HookOut)
+	}
+	require.Subset(t, pairs, []string{
+		"blocks.0.mlp.hook_in → blocks.0.hook_mlp_out", "blocks.2.mlp.hook_in → blocks.2.hook_mlp_out", // another layer
+		"blocks.1.ln2.hook_normalized → blocks.1.hook_mlp_out", "blocks.1.hook_resid_mid → blocks.1.hook_mlp_out", // another input
+		"blocks.1.mlp.hook_in → blocks.1.hook_resid_post", // another output
+	})
+
+	var postingsOf postings.Columns
+	_, err = e.Batch(t.Context(), sequences, 0, &postingsOf)
+	require.NoError(t, err)
+	fired := 0
+	for _, v := range encoded.Acts {
+		if v > 0 {
+			fired++
+		}
+	}
+	require.Equal(t, fired, postingsOf.Len())
+}
+
+func TestAnSAEFitsWhereItsWidthsDo(t *testing.T) {
+	m := openModel(t, "testdata/llama-biases") // 4 heads of 12: hook_z is wider than the residual stream
+	wide := randomSAE("topk", 64, 5)
+	wide.Config.DIn, wide.Config.DOut, wide.Config.Reshape = 48, 48, "hook_z"
+	wide.WEnc, wide.WDec, wide.BDec = random(1, 48*64, 0.2), random(3, 48*64, 0.2), random(4, 48, 0.1)
+	z := loadSAE(t, wide)
+	e, err := NewEngine(m, z, Hook{Layer: 1, Point: AttnZ})
+	require.NoError(t, err)
+	var out postings.Columns
+	_, err = e.Batch(t.Context(), randomSequences(3, 20), 0, &out)
+	require.NoError(t, err)
+	require.Equal(t, 20*5, out.Len())
+	_, err = e.SelfTest(t.Context(), SelfTestOptions{Sequences: testText(), BOS: -1, Tokens: 300})
+	require.NoError(t, err)
+
+	_, err = NewEngine(m, z, claimedHook)
+	require.ErrorContains(t, err, "reads vectors of d_in 48, but blocks.1.hook_resid_post has 32")
+	embedded, err := NewEngine(m, loadSAE(t, randomSAE("topk", 64, 5)), Hook{Point: Embed})
+	require.NoError(t, err)
+	_, err = embedded.SelfTest(t.Context(), SelfTestOptions{Sequences: testText(), BOS: -1, Tokens: 300})
+	require.NoError(t, err)
+
+	transcoder := transcoderOf()
+	transcoder.Config.HookOut = "blocks.1.attn.hook_z"
+	_, err = NewEngine(m, loadSAE(t, transcoder), Hook{Layer: 1, Point: MLPIn})
+	require.ErrorContains(t, err, "predicts vectors of d_out 32, but blocks.1.attn.hook_z has 48")
+	transcoder.Config.HookOut = ""
+	_, err = NewEngine(m, loadSAE(t, transcoder), Hook{Layer: 1, Point: MLPIn})
+	require.ErrorContains(t, err, "what the transcoder predicts")
+}
