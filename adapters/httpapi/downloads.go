@@ -244,6 +244,7 @@ func (s *server) CancelModelDownload(ctx context.Context, r api.CancelModelDownl
 	if err != nil {
 		return nil, err
 	}
+	s.Tokens.Put(model.Stream(r.ID), "")
 	out, err := s.modelAfter(ctx, done)
 	return api.CancelModelDownload200JSONResponse(out), err
 }
@@ -264,6 +265,7 @@ func (s *server) CancelSAEDownload(ctx context.Context, r api.CancelSAEDownloadR
 	if err != nil {
 		return nil, err
 	}
+	s.Tokens.Put(sae.Stream(r.ID), "")
 	out, err := s.saeAfter(ctx, done)
 	return api.CancelSAEDownload200JSONResponse(out), err
 }
@@ -284,6 +286,7 @@ func (s *server) CancelDatasetDownload(ctx context.Context, r api.CancelDatasetD
 	if err != nil {
 		return nil, err
 	}
+	s.Tokens.Put(dataset.Stream(r.ID), "")
 	out, err := s.datasetAfter(ctx, done)
 	return api.CancelDatasetDownload200JSONResponse(out), err
 }
