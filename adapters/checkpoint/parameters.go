@@ -18,9 +18,8 @@ type wanted struct {
 
 // slot says where in a file a parameter lies: its tensor's rows first … , or those that order names.
 type slot struct {
-	tensor string // in the file
-	shape  []int  // of the whole tensor
-	turned bool   // the file has [in, out]
+	shape  []int // of the whole tensor
+	turned bool  // the file has [in, out]
 	first  int
 	order  func(row int) int // nil: as they lie
 	plus   float32           // added to every value
@@ -121,10 +120,11 @@ func (f family) parameters(c ModelConfig, st storage) []wanted {
 			projection(role, p.name, l, c.AttentionBias, p.why, p.rows, c.DModel, place, all)
 		}
 		projection("attn_output", m.O, l, c.OutputBias, "[d_model, heads × d_head]", c.DModel, q, plain, 0)
-		if c.QKNorm == NormHeads {
+		switch c.QKNorm {
+		case NormHeads:
 			norm("attn_q_norm", m.QNorm, l, c.DHead)
 			norm("attn_k_norm", m.KNorm, l, c.DHead)
-		} else if c.QKNorm == NormProjections {
+		case NormProjections:
 			norm("attn_q_norm", m.QNorm, l, q)
 			norm("attn_k_norm", m.KNorm, l, kv)
 		}
