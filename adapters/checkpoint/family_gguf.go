@@ -116,7 +116,7 @@ func modelFromGGUF(g *GGUF) (ModelConfig, family, error) {
 	if c.Vocab < 1 || c.Vocab > maxSize {
 		return c, f, g.broken(fmt.Sprintf("the vocabulary has %d tokens", c.Vocab), fmt.Sprintf("1 to %d", maxSize))
 	}
-	c.BOS, c.EOS = ggufID(g, "bos_token_id"), ggufID(g, "eos_token_id")
+	c.BOS, c.EOS = inVocabulary(ggufID(g, "bos_token_id"), c.Vocab), inVocabulary(ggufID(g, "eos_token_id"), c.Vocab)
 	has := func(name string) bool { _, ok := g.infos[name]; return ok }
 	c.AttentionBias = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias")
 	c.OutputBias = has("blk.0.attn_output.bias")

@@ -43,7 +43,7 @@ func modelFromJSON(d document) (ModelConfig, family, error) {
 	c.NormEps = d.number(d.first("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"), f.absent.eps)
 	c.TiedEmbeddings = d.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", f.absent.tied))
 	c.HiddenAct = d.text(d.first("hidden_act", "activation_function"), f.absent.act)
-	c.BOS, c.EOS = tokenID(whole, d, "bos_token_id"), tokenID(whole, d, "eos_token_id")
+	c.BOS, c.EOS = inVocabulary(tokenID(whole, d, "bos_token_id"), c.Vocab), inVocabulary(tokenID(whole, d, "eos_token_id"), c.Vocab)
 	if d.failed() != nil {
 		return c, f, d.failed()
 	}
@@ -202,12 +202,16 @@ func checkModel(path string, c ModelConfig) error {
 		return bad(fmt.Sprintf("attention is scaled by %v, embeddings by %v", c.AttentionScale, c.EmbeddingScale), "numbers above 0")
 	case c.AttentionSoftcap < 0 || c.LogitSoftcap < 0 || math.IsInf(c.AttentionSoftcap+c.LogitSoftcap, 0):
 		return bad(fmt.Sprintf("scores are capped at %v, logits at %v", c.AttentionSoftcap, c.LogitSoftcap), "numbers above 0, or null")
-	case c.BOS != nil && *c.BOS >= c.Vocab:
-		return bad(fmt.Sprintf("bos_token_id is %d", *c.BOS), fmt.Sprintf("an id below vocab_size, %d", c.Vocab))
-	case c.EOS != nil && *c.EOS >= c.Vocab:
-		return bad(fmt.Sprintf("eos_token_id is %d", *c.EOS), fmt.Sprintf("an id below vocab_size, %d", c.Vocab))
 	}
 	return nil
+}
+
+// inVocabulary drops an id that names no token: transformers writes GPT-2's 50256 into the configuration of every small GPT-2.
+func inVocabulary(id *int, vocab int) *int {
+	if id != nil && *id >= vocab {
+		return nil
+	}
+	return id
 }
 
 // activationFunctions are transformers' names of what the MLP may apply.

@@ -26,7 +26,7 @@ type ModelConfig struct {
 	MaxPositions   int
 	TiedEmbeddings bool   // the head's weights are the embedding
 	HiddenAct      string // of the MLP, in transformers' words: "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", …
-	BOS, EOS       *int   // nil: the checkpoint names none
+	BOS, EOS       *int   // nil: the checkpoint names none, or none of its vocabulary
 
 	// The norms.
 	Norm           string  // RMSNorm or LayerNorm (which has a bias)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/featuremill/featuremill/adapters/checkpoint"
@@ -35,11 +36,16 @@ A row's tokens are where the mask is 1; they must lie together, padding left or 
 
 // Run reads, runs the model and writes.
 func (c *activationsCmd) Run(ctx context.Context) error {
-	hooks := make([]torch.Hook, len(c.Hooks))
-	for i, name := range c.Hooks {
-		var err error
-		if hooks[i], err = torch.ParseHook(strings.TrimSpace(name)); err != nil {
+	var hooks []torch.Hook
+	var names []string // as they were asked for: one hook may have several
+	for _, name := range c.Hooks {
+		name = strings.TrimSpace(name)
+		hook, err := torch.ParseHook(name)
+		if err != nil {
 			return err
+		}
+		if !slices.Contains(names, name) {
+			hooks, names = append(hooks, hook), append(names, name)
 		}
 	}
 	batch, err := readTokens(c.In)
@@ -54,8 +60,8 @@ func (c *activationsCmd) Run(ctx context.Context) error {
 				return err
 			}
 			var out []checkpoint.Tensor
-			for _, h := range hooks {
-				out = append(out, batch.place(h.String(), a.Hooks[h], a.Seq, a.Widths[h]))
+			for i, h := range hooks {
+				out = append(out, batch.place(names[i], a.Hooks[h], a.Seq, a.Widths[h]))
 			}
 			if c.Logits {
 				out = append(out, batch.place("logits", a.Logits, a.Seq, a.Vocab))
