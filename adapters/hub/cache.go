@@ -2,7 +2,7 @@ package hub
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // git's digest: it proves that the bytes are whole, and the hub's TLS whose they are
+	"crypto/sha1" // git names small files by it
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -106,33 +106,39 @@ func (c *Client) cachedFiles(repo Repo, commit, under string, why error) ([]File
 			return err
 		}
 		name := strings.TrimPrefix(p, snapshot+"/")
-		if checkPath(name) != nil || under != "" && name != under && !strings.HasPrefix(name, under+"/") {
-			return nil
+		if under == "" || name == under || strings.HasPrefix(name, under+"/") {
+			if f, ok := cachedFile(root, p, name); ok {
+				out = append(out, f)
+			}
 		}
-		target, err := root.Readlink(p)
-		if err != nil {
-			return nil //nolint:nilerr // not a link to a blob: not ours to use
-		}
-		info, err := root.Stat(p)
-		if err != nil || !info.Mode().IsRegular() {
-			return nil //nolint:nilerr // a link to nowhere is a file that is not here
-		}
-		f := File{Path: name, Size: info.Size()}
-		switch key := path.Base(filepath.ToSlash(target)); {
-		case isHex(key, 64):
-			f.SHA256 = key
-		case isHex(key, 40):
-			f.Git = key
-		default:
-			return nil
-		}
-		out = append(out, f)
 		return nil
 	})
 	if err != nil || len(out) == 0 {
 		return nil, notCached(why, "%s has no %s at commit %s in the cache %s", repo, or(under, "file"), commit, c.cfg.Cache)
 	}
 	return inOrder(out)
+}
+
+// cachedFile is a file of a snapshot, if it is a link to a blob that is here.
+func cachedFile(root *os.Root, link, name string) (File, bool) {
+	target, err := root.Readlink(link)
+	if err != nil || checkPath(name) != nil {
+		return File{}, false
+	}
+	info, err := root.Stat(link)
+	if err != nil || !info.Mode().IsRegular() {
+		return File{}, false
+	}
+	f := File{Path: name, Size: info.Size()}
+	switch key := path.Base(filepath.ToSlash(target)); {
+	case isHex(key, 64):
+		f.SHA256 = key
+	case isHex(key, 40):
+		f.Git = key
+	default:
+		return File{}, false
+	}
+	return f, true
 }
 
 // lock takes a blob for this process, waiting for another that has it. Other tools of the hub take the same lock.
@@ -165,7 +171,7 @@ func (f File) digest() hash.Hash {
 	if f.SHA256 != "" {
 		return sha256.New()
 	}
-	h := sha1.New() //nolint:gosec // see the import
+	h := sha1.New()
 	fmt.Fprintf(h, "blob %d\x00", f.Size)
 	return h
 }

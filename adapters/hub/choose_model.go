@@ -55,7 +55,7 @@ func ChooseModel(repo Repo, files []File, at, quantization string) (Choice, erro
 			weights = weights[i : i+1] // as transformers takes it: the whole one, where both are there
 			others = slices.DeleteFunc(others, func(f File) bool { return strings.HasSuffix(f.Path, ".index.json") })
 		}
-		out.Files = append(others, weights...)
+		out.Files = slices.Concat(others, weights)
 		return out, completeModel(repo, out.Files, weights)
 	}
 	return chooseGGUF(repo, gguf, files, quantization)

@@ -29,7 +29,7 @@ func fromHub(path string) (hub.Ref, bool, error) {
 		return hub.Ref{}, false, nil
 	}
 	ref, err := hub.ParseRef(path)
-	return ref, err == nil, nil //nolint:nilerr // then it is a path, and the API says that it is not there
+	return ref, err == nil, nil // what is no reference is a path, and the API says that it is not there
 }
 
 func (d download) body(ref hub.Ref) map[string]any {

@@ -103,7 +103,7 @@ type Stated struct {
 	HookOut          string   `json:"hook_out,omitempty"`
 	Layer            *int     `json:"layer,omitempty"`
 	SkipTransposed   *bool    `json:"skip_transposed,omitempty"` // Gemma Scope 2: the affine skip connection is transposed in the file
-	Repo             string   `json:"repo,omitempty"` // on the hub: some facts are known by it
+	Repo             string   `json:"repo,omitempty"`            // on the hub: some facts are known by it
 }
 
 // Ready says that the files are there, hashed and checked.
