@@ -33,7 +33,7 @@ type zipEntry struct {
 const (
 	zipStored, zipDeflate = 0, 8
 	maxZipEntries         = 100_000
-	spareBudget           = 64 << 20 // beside four times the file
+	spareBudget           = 48 << 20 // beside four times the file: with what the directory and the readers need, under 64 MiB
 )
 
 // openZip checks the directory: every entry lies inside the file, and all of them together claim no more than a real archive of
