@@ -338,18 +338,20 @@ func (o *office) events(t *testing.T) (got func() string, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url+"/events", http.NoBody)
 	require.NoError(t, err)
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
 	said := &output{}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return
+		}
+		defer func() { _ = resp.Body.Close() }()
 		_, _ = io.Copy(said, resp.Body)
 	}()
 	o.await("an event", func() bool { return strings.Contains(said.String(), "event: download") })
 	return said.String, func() {
 		cancel()
 		<-done
-		_ = resp.Body.Close()
 	}
 }
