@@ -54,6 +54,7 @@ func encodeRow(e extractions.Extraction) (api.Extraction, error) {
 		ModelID: e.ModelID, ModelName: e.ModelName, DatasetID: e.DatasetID, DatasetName: e.DatasetName, LayerIndex: e.LayerIndex, Hook: e.Hook, HookType: library.HookType(e.Hook),
 		Status: api.ExtractionStatus(e.Status), Progress: e.RecordedShare(), Config: config, TotalFeatures: known(e.Latents),
 		ErrorCode: e.ErrorCode, ErrorMessage: e.ErrorMessage, ErrorSegment: e.ErrorSegment, Resumable: e.ErrorResumable, CancelReason: e.CancelReason,
+		BatchID: e.BatchID, BatchPosition: e.BatchPosition, BatchTotal: e.BatchTotal,
 		CreatedAt: e.CreatedAt.UTC(), UpdatedAt: e.UpdatedAt.UTC(), StartedAt: e.StartedAt, CompletedAt: e.CompletedAt,
 		FilterSpecial: c.FilterSpecial, FilterSingleChar: c.FilterSingleChar, FilterPunctuation: c.FilterPunctuation, FilterNumbers: c.FilterNumbers,
 		FilterFragments: c.FilterFragments, FilterStopWords: c.FilterStopWords, ContextPrefixTokens: c.ContextPrefixTokens, ContextSuffixTokens: c.ContextSuffixTokens, AutoNlp: c.AutoNLP,
@@ -104,6 +105,9 @@ func rowOf(state extraction.State, now time.Time) (extractions.Extraction, error
 		Hook: r.Hook, LayerIndex: r.Layer, Latents: r.Latents, Status: string(state.Status), Config: config, EvaluationSamples: state.Wanted, NeedsPlan: state.NeedsPlan,
 		CorpusID: known(state.CorpusID), SegmentsPlanned: state.Segments(), SegmentsRecorded: len(state.Recorded), SequencesPlanned: sequences, TokensPlanned: tokens,
 		Tokens: state.Tokens, Postings: state.Postings, CreatedAt: now, UpdatedAt: now,
+	}
+	if b := r.Batch; b != nil {
+		e.BatchID, e.BatchPosition, e.BatchTotal = &b.ID, &b.Position, &b.Total
 	}
 	if t := state.SelfTest; t != nil && err == nil {
 		e.SelfTest, err = json.Marshal(t.SelfTest)

@@ -276,3 +276,38 @@ func TestACommandIsAnsweredThoughItsTablesAreLate(t *testing.T) {
 	require.NotEmpty(t, d.header.Get("Featuremill-Position"))
 	require.Equal(t, "cancelled", b.sent(t, 200, "POST", "/api/v1/extractions/"+e["id"].(string)+"/cancel", nil)["status"])
 }
+
+func TestSeveralSAEsAreStartedTogether(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	w := b.world(t)
+	request := map[string]any{"sae_ids": []string{w.sae, "sae_unknown", w.sae}, "dataset_id": w.dataset, "evaluation_samples": 12}
+	started := b.send(t, "POST", "/api/v1/saes/batch-extract-features", request, "Idempotency-Key", "together")
+	require.Equal(t, 200, started.status, "%s", started.body)
+	answer := b.sent(t, 200, "POST", "/api/v1/saes/batch-extract-features", request, "Idempotency-Key", "together")
+	require.JSONEq(t, string(started.body), string(b.send(t, "POST", "/api/v1/saes/batch-extract-features", request, "Idempotency-Key", "together").body), "a repeat starts nothing")
+	require.EqualValues(t, 2, answer["total_requested"])
+	require.EqualValues(t, 1, answer["total_created"])
+	require.EqualValues(t, 1, answer["total_skipped"])
+	job := answer["created_jobs"].([]any)[0].(map[string]any)
+	require.Equal(t, w.sae, job["sae_id"])
+	require.Equal(t, "An SAE", job["sae_name"])
+	require.EqualValues(t, 1, job["position"])
+	require.Equal(t, "queued", job["status"])
+	skipped := answer["skipped_saes"].([]any)[0].(map[string]any)
+	require.Equal(t, "sae_unknown", skipped["sae_id"])
+	require.Equal(t, "sae_not_found", skipped["code"])
+
+	one := b.sent(t, 200, "GET", "/api/v1/extractions/"+job["job_id"].(string), nil)
+	require.Equal(t, answer["batch_id"], one["batch_id"])
+	require.EqualValues(t, 1, one["batch_position"])
+	require.EqualValues(t, 2, one["batch_total"])
+
+	again := b.sent(t, 200, "POST", "/api/v1/saes/batch-extract-features", map[string]any{"sae_ids": []string{w.sae}, "dataset_id": w.dataset})
+	busy := again["skipped_saes"].([]any)[0].(map[string]any)
+	require.Equal(t, "source_busy", busy["code"])
+	require.Equal(t, job["job_id"], busy["active_extraction_id"])
+
+	b.refused(t, 404, "dataset_not_found", "POST", "/api/v1/saes/batch-extract-features", map[string]any{"sae_ids": []string{w.sae}, "dataset_id": "none"})
+	b.refused(t, 422, "invalid_request", "POST", "/api/v1/saes/batch-extract-features", map[string]any{"sae_ids": []string{}, "dataset_id": w.dataset})
+}

@@ -21,6 +21,7 @@ type StartExtractionFromSAE struct {
 	DatasetID string
 	ModelID   string // "" = the one that the SAE is linked to
 	Config    extraction.Config
+	Batch     *extraction.Batch // nil where it is asked for alone
 }
 
 // StartExtractionFromTraining asks for an extraction of a training that has exactly one SAE.
@@ -46,7 +47,7 @@ func (h *Handler) StartExtractionFromSAE(ctx context.Context, call Call, c Start
 	if err != nil {
 		return Result{}, sae.NotFound(c.SAEID)
 	}
-	return h.start(ctx, call, c.DatasetID, c.Config, func(ctx context.Context) (chosen, error) {
+	return h.start(ctx, call, c.DatasetID, c.Config, c.Batch, func(ctx context.Context) (chosen, error) {
 		s, version, err := Load[sae.State](ctx, h, sae.Stream(c.SAEID))
 		if err != nil {
 			return chosen{}, err
@@ -69,7 +70,7 @@ func (h *Handler) StartExtractionFromTraining(ctx context.Context, call Call, c 
 	if err != nil {
 		return Result{}, training.NotFound(c.TrainingID)
 	}
-	return h.start(ctx, call, c.DatasetID, c.Config, func(ctx context.Context) (chosen, error) {
+	return h.start(ctx, call, c.DatasetID, c.Config, nil, func(ctx context.Context) (chosen, error) {
 		s, version, err := Load[training.State](ctx, h, training.Stream(c.TrainingID))
 		if err != nil {
 			return chosen{}, err
@@ -82,7 +83,7 @@ func (h *Handler) StartExtractionFromTraining(ctx context.Context, call Call, c 
 	})
 }
 
-func (h *Handler) start(ctx context.Context, call Call, datasetID string, config extraction.Config, choose func(context.Context) (chosen, error)) (Result, error) {
+func (h *Handler) start(ctx context.Context, call Call, datasetID string, config extraction.Config, batch *extraction.Batch, choose func(context.Context) (chosen, error)) (Result, error) {
 	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
 		from, err := choose(ctx)
 		if err != nil {
@@ -96,7 +97,7 @@ func (h *Handler) start(ctx context.Context, call Call, datasetID string, config
 		var none extraction.State
 		data, err := none.DecideStart(extraction.Requested{
 			ID: id, Source: from.source, SAEPath: from.path, ModelID: from.modelID, DatasetID: datasetID,
-			Hook: from.facts.Hook, Layer: from.facts.Layer, Latents: from.facts.DSAE, Mask: mask(from.facts), Config: config,
+			Hook: from.facts.Hook, Layer: from.facts.Layer, Latents: from.facts.DSAE, Mask: mask(from.facts), Config: config, Batch: batch,
 		})
 		if err != nil {
 			return eventlog.Request{}, "", err

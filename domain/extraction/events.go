@@ -21,6 +21,14 @@ type Requested struct {
 	Latents   int           `json:"latents"`
 	Mask      Mask          `json:"mask"`
 	Config    Config        `json:"config"`
+	Batch     *Batch        `json:"batch,omitempty"` // of those that were started together
+}
+
+// Batch says that an extraction was asked for together with others.
+type Batch struct {
+	ID       string `json:"id"`
+	Position int    `json:"position"` // 1, 2, 3 … in the request
+	Total    int    `json:"total"`    // SAEs in the request; some may have been refused
 }
 
 // Mask is what the SAE's own config leaves out: positions and tokens that it was not trained on.

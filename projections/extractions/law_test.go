@@ -103,6 +103,9 @@ func jobRow(row projectiontest.Row, s extraction.State) projectiontest.Row {
 	} else {
 		row["training_id"], row["sae_path"] = r.Source.TrainingID(), r.SAEPath
 	}
+	if b := r.Batch; b != nil {
+		row["batch_id"], row["batch_position"], row["batch_total"] = b.ID, b.Position, b.Total
+	}
 	if s.SelfTest != nil {
 		row["self_test"] = s.SelfTest.SelfTest
 	}
@@ -225,7 +228,7 @@ func TestTheTableProvesTheSingleSource(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t, nil)
 	for name, columns := range map[string]string{"both sources": `'t', 's'`, "no source": `null, null`} {
-		_, err := b.pool.Exec(t.Context(), fmt.Sprintf(`insert into extractions_v1.extraction_jobs
+		_, err := b.pool.Exec(t.Context(), fmt.Sprintf(`insert into extractions_v2.extraction_jobs
 			(training_id, external_sae_id, id, source_key, model_id, dataset_id, hook, layer_index, latents, mask, status, config, evaluation_samples, needs_plan, stream_version, created_at, updated_at)
 			values (%s, 'x', 'k', 'm', 'd', 'h', 0, 1, '{}', 'queued', '{}', 1, true, 1, now(), now())`, columns))
 		require.ErrorContains(t, err, "check_single_source", name)

@@ -26,7 +26,7 @@ func (Projection) Name() string { return Name }
 const Name = "extractions"
 
 // Version is the version of the tables.
-func (Projection) Version() int { return 1 }
+func (Projection) Version() int { return 2 }
 
 // Setup returns the statements that make the tables.
 func (Projection) Setup() string { return setup }
@@ -117,11 +117,16 @@ func (w writer) requested(e extraction.Requested) error {
 	if err != nil {
 		return err
 	}
+	batch := e.Batch
+	if batch == nil {
+		batch = &extraction.Batch{}
+	}
 	return w.row(`insert into extraction_jobs (id, stream_version, created_at, updated_at, training_id, external_sae_id, source_key, sae_path, model_id, dataset_id,
-			hook, layer_index, latents, mask, status, config, evaluation_samples, needs_plan)
-		values ($1, $2, $3, $3, nullif($4, ''), nullif($5, ''), $6, nullif($7, ''), $8, $9, $10, $11, $12, $13, 'queued', $14, $15, true)`,
+			hook, layer_index, latents, mask, status, config, evaluation_samples, needs_plan, batch_id, batch_position, batch_total)
+		values ($1, $2, $3, $3, nullif($4, ''), nullif($5, ''), $6, nullif($7, ''), $8, $9, $10, $11, $12, $13, 'queued', $14, $15, true,
+			nullif($16, ''), nullif($17, 0), nullif($18, 0))`,
 		e.Source.TrainingID(), e.Source.SAEID(), e.Source.Key(), e.SAEPath, e.ModelID, e.DatasetID,
-		e.Hook, e.Layer, e.Latents, mask, config, e.Config.EvaluationSamples)
+		e.Hook, e.Layer, e.Latents, mask, config, e.Config.EvaluationSamples, batch.ID, batch.Position, batch.Total)
 }
 
 func (w writer) planned(e extraction.Planned) error {

@@ -349,8 +349,8 @@ func TestAReservationOfASourceHasTheKeyThatTheFactsGiveIt(t *testing.T) {
 
 func TestTheConsumerGroupAndTheSchemaOfExtractionsNeverChange(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, "extractions-v1", projector.ConsumerGroup(extractions.Projection{}))
-	require.Equal(t, "extractions_v1", projector.Schema(extractions.Projection{}))
+	require.Equal(t, "extractions-v2", projector.ConsumerGroup(extractions.Projection{}))
+	require.Equal(t, "extractions_v2", projector.Schema(extractions.Projection{}))
 }
 
 func TestACommandIsSeenAsSoonAsItsPositionIs(t *testing.T) {

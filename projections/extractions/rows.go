@@ -55,6 +55,10 @@ type Extraction struct {
 	ErrorResumable *bool   `db:"error_resumable"`
 	CancelReason   *string `db:"cancel_reason"`
 
+	BatchID       *string `db:"batch_id"` // of extractions that were asked for together
+	BatchPosition *int    `db:"batch_position"`
+	BatchTotal    *int    `db:"batch_total"`
+
 	TerminalVersion *int64     `db:"terminal_version"`
 	StreamVersion   int64      `db:"stream_version"` // its ETag while it rests
 	CreatedAt       time.Time  `db:"created_at"`

@@ -1,6 +1,6 @@
 package extractions
 
-// setup makes the tables of version 1. check_single_source proves what the aggregate enforces.
+// setup makes the tables of version 2: version 1 knew no batches. check_single_source proves what the aggregate enforces.
 //
 // feature_folds belongs to the features projection; until that is there, an empty view stands in for it.
 const setup = `
@@ -41,6 +41,9 @@ create table extraction_jobs (
     error_segment        integer,
     error_resumable      boolean,
     cancel_reason        text,
+    batch_id             text,             -- of extractions that were asked for together
+    batch_position       integer,
+    batch_total          integer,
     terminal_version     bigint,           -- stream version of the event that ended it; null while it runs
     stream_version       bigint           not null,
     created_at           timestamptz      not null,

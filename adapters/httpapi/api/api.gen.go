@@ -19,6 +19,66 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for BatchExtractionRequestDtype.
+const (
+	BatchExtractionRequestDtypeFloat32     BatchExtractionRequestDtype = "float32"
+	BatchExtractionRequestDtypeLessThanNil BatchExtractionRequestDtype = "<nil>"
+)
+
+// Valid indicates whether the value is a known member of the BatchExtractionRequestDtype enum.
+func (e BatchExtractionRequestDtype) Valid() bool {
+	switch e {
+	case BatchExtractionRequestDtypeFloat32:
+		return true
+	case BatchExtractionRequestDtypeLessThanNil:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BatchExtractionRequestFold.
+const (
+	BatchExtractionRequestFoldDecoderNorm BatchExtractionRequestFold = "decoder-norm"
+	BatchExtractionRequestFoldLessThanNil BatchExtractionRequestFold = "<nil>"
+	BatchExtractionRequestFoldNone        BatchExtractionRequestFold = "none"
+)
+
+// Valid indicates whether the value is a known member of the BatchExtractionRequestFold enum.
+func (e BatchExtractionRequestFold) Valid() bool {
+	switch e {
+	case BatchExtractionRequestFoldDecoderNorm:
+		return true
+	case BatchExtractionRequestFoldLessThanNil:
+		return true
+	case BatchExtractionRequestFoldNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BatchExtractionRequestMode.
+const (
+	BatchExtractionRequestModeDocuments   BatchExtractionRequestMode = "documents"
+	BatchExtractionRequestModeLessThanNil BatchExtractionRequestMode = "<nil>"
+	BatchExtractionRequestModePacked      BatchExtractionRequestMode = "packed"
+)
+
+// Valid indicates whether the value is a known member of the BatchExtractionRequestMode enum.
+func (e BatchExtractionRequestMode) Valid() bool {
+	switch e {
+	case BatchExtractionRequestModeDocuments:
+		return true
+	case BatchExtractionRequestModeLessThanNil:
+		return true
+	case BatchExtractionRequestModePacked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CorpusStatus.
 const (
 	CorpusStatusBuilding CorpusStatus = "building"
@@ -885,6 +945,100 @@ type AvailableSAEs struct {
 	TrainingID    string        `json:"training_id"`
 }
 
+// BatchExtractionRequest defines model for BatchExtractionRequest.
+type BatchExtractionRequest struct {
+	AutoNlp *bool `json:"auto_nlp,omitempty"`
+
+	// BatchSize Sequences in one forward; null = chosen by the plan
+	BatchSize *int `json:"batch_size,omitempty"`
+
+	// ContextLength 0 or null: the SAE's, else 128
+	ContextLength       *int   `json:"context_length,omitempty"`
+	ContextPrefixTokens *int   `json:"context_prefix_tokens,omitempty"`
+	ContextSuffixTokens *int   `json:"context_suffix_tokens,omitempty"`
+	DatasetID           string `json:"dataset_id"`
+
+	// DBCommitBatch Accepted for existing clients; ignored
+	DBCommitBatch *int                         `json:"db_commit_batch,omitempty"`
+	Dtype         *BatchExtractionRequestDtype `json:"dtype,omitempty"`
+
+	// EvaluationSamples Sequences; fewer in the dataset is no error
+	EvaluationSamples   *int                        `json:"evaluation_samples,omitempty"`
+	ExamplesPerInterval *int                        `json:"examples_per_interval,omitempty"`
+	ExcludeTokenIds     *[]int                      `json:"exclude_token_ids,omitempty"`
+	FilterFragments     *bool                       `json:"filter_fragments,omitempty"`
+	FilterNumbers       *bool                       `json:"filter_numbers,omitempty"`
+	FilterPunctuation   *bool                       `json:"filter_punctuation,omitempty"`
+	FilterSingleChar    *bool                       `json:"filter_single_char,omitempty"`
+	FilterSpecial       *bool                       `json:"filter_special,omitempty"`
+	FilterStopWords     *bool                       `json:"filter_stop_words,omitempty"`
+	Fold                *BatchExtractionRequestFold `json:"fold,omitempty"`
+
+	// Force Go on where the self-test says that the SAE does not fit
+	Force *bool `json:"force,omitempty"`
+
+	// HookType Accepted for existing clients; the SAE says which hook
+	HookType *string `json:"hook_type,omitempty"`
+
+	// LayerIndex Accepted for existing clients; the SAE says which layer
+	LayerIndex *int `json:"layer_index,omitempty"`
+
+	// MinActivationFrequency Fraction of sequences below which lists hide a latent, until somebody asks for it; never what is computed
+	MinActivationFrequency *float64                    `json:"min_activation_frequency,omitempty"`
+	Mode                   *BatchExtractionRequestMode `json:"mode,omitempty"`
+
+	// ModelID Without it, the model that the SAE is linked to
+	ModelID   *string `json:"model_id,omitempty"`
+	NonFiring *int    `json:"non_firing,omitempty"`
+
+	// NumWorkers Accepted for existing clients; ignored
+	NumWorkers *int `json:"num_workers,omitempty"`
+
+	// PrependBos auto, true or false
+	PrependBos *any `json:"prepend_bos,omitempty"`
+
+	// SaeIds In the order in which they are to be worked on; one that is named twice is started once
+	SaeIds       []string `json:"sae_ids"`
+	Seed         *int64   `json:"seed,omitempty"`
+	SkipFirst    *int     `json:"skip_first,omitempty"`
+	TopKExamples *int     `json:"top_k_examples,omitempty"`
+}
+
+// BatchExtractionRequestDtype defines model for BatchExtractionRequest.Dtype.
+type BatchExtractionRequestDtype string
+
+// BatchExtractionRequestFold defines model for BatchExtractionRequest.Fold.
+type BatchExtractionRequestFold string
+
+// BatchExtractionRequestMode defines model for BatchExtractionRequest.Mode.
+type BatchExtractionRequestMode string
+
+// BatchExtractionResponse defines model for BatchExtractionResponse.
+type BatchExtractionResponse struct {
+	BatchID        string       `json:"batch_id"`
+	CreatedJobs    []BatchJob   `json:"created_jobs"`
+	DatasetID      string       `json:"dataset_id"`
+	DatasetName    string       `json:"dataset_name"`
+	SkippedSaes    []SkippedSAE `json:"skipped_saes"`
+	TotalCreated   int          `json:"total_created"`
+	TotalRequested int          `json:"total_requested"`
+	TotalSkipped   int          `json:"total_skipped"`
+
+	// Warnings What was ignored or should be looked at
+	Warnings *Warnings `json:"warnings,omitempty"`
+}
+
+// BatchJob defines model for BatchJob.
+type BatchJob struct {
+	JobID string `json:"job_id"`
+
+	// Position Its place in the request
+	Position int    `json:"position"`
+	SaeID    string `json:"sae_id"`
+	SaeName  string `json:"sae_name"`
+	Status   string `json:"status"`
+}
+
 // Bin defines model for Bin.
 type Bin struct {
 	Count int64   `json:"count"`
@@ -1190,10 +1344,17 @@ type ExtendRequest struct {
 
 // Extraction defines model for Extraction.
 type Extraction struct {
-	ArtifactBytes *int64  `json:"artifact_bytes,omitempty"`
-	AutoNlp       bool    `json:"auto_nlp"`
+	ArtifactBytes *int64 `json:"artifact_bytes,omitempty"`
+	AutoNlp       bool   `json:"auto_nlp"`
+
+	// BatchID Of extractions that were asked for together
+	BatchID       *string `json:"batch_id,omitempty"`
+	BatchPosition *int    `json:"batch_position,omitempty"`
 	BatchSize     *int    `json:"batch_size,omitempty"`
-	CancelReason  *string `json:"cancel_reason,omitempty"`
+
+	// BatchTotal SAEs that were asked for; some may have been skipped
+	BatchTotal   *int    `json:"batch_total,omitempty"`
+	CancelReason *string `json:"cancel_reason,omitempty"`
 
 	// CompletedAt When it ended, in whatever way
 	CompletedAt    *time.Time       `json:"completed_at,omitempty"`
@@ -1965,6 +2126,15 @@ type SkipPagination struct {
 	Total   int  `json:"total"`
 }
 
+// SkippedSAE defines model for SkippedSAE.
+type SkippedSAE struct {
+	// ActiveExtractionID That runs on the SAE
+	ActiveExtractionID *string `json:"active_extraction_id,omitempty"`
+	Code               *string `json:"code,omitempty"`
+	Reason             string  `json:"reason"`
+	SaeID              string  `json:"sae_id"`
+}
+
 // Starred defines model for Starred.
 type Starred struct {
 	IsFavorite bool `json:"is_favorite"`
@@ -2423,6 +2593,11 @@ type ListSAEsParamsStatus string
 // ListSAEsParamsOrder defines parameters for ListSAEs.
 type ListSAEsParamsOrder string
 
+// StartExtractionsParams defines parameters for StartExtractions.
+type StartExtractionsParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DeleteSAEsParams defines parameters for DeleteSAEs.
 type DeleteSAEsParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
@@ -2577,6 +2752,9 @@ type DownloadModelJSONRequestBody = DownloadModelRequest
 
 // ImportModelJSONRequestBody defines body for ImportModel for application/json ContentType.
 type ImportModelJSONRequestBody = ImportModelRequest
+
+// StartExtractionsJSONRequestBody defines body for StartExtractions for application/json ContentType.
+type StartExtractionsJSONRequestBody = BatchExtractionRequest
 
 // DeleteSAEsJSONRequestBody defines body for DeleteSAEs for application/json ContentType.
 type DeleteSAEsJSONRequestBody = DeleteSAEsRequest
@@ -2879,6 +3057,9 @@ type ServerInterface interface {
 	// ListSAEs SAEs, newest first; deleted ones are left out
 	// (GET /api/v1/saes)
 	ListSAEs(c *gin.Context, params ListSAEsParams)
+	// StartExtractions Start an extraction of each of several SAEs, with one config; each succeeds or is skipped by itself, and keeps its own segments
+	// (POST /api/v1/saes/batch-extract-features)
+	StartExtractions(c *gin.Context, params StartExtractionsParams)
 	// DeleteSAEs Delete several SAEs; each succeeds or fails by itself
 	// (POST /api/v1/saes/delete)
 	DeleteSAEs(c *gin.Context, params DeleteSAEsParams)
@@ -4656,6 +4837,46 @@ func (siw *ServerInterfaceWrapper) ListSAEs(c *gin.Context) {
 	siw.Handler.ListSAEs(c, params)
 }
 
+// StartExtractions operation middleware
+func (siw *ServerInterfaceWrapper) StartExtractions(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartExtractionsParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.StartExtractions(c, params)
+}
+
 // DeleteSAEs operation middleware
 func (siw *ServerInterfaceWrapper) DeleteSAEs(c *gin.Context) {
 
@@ -5812,6 +6033,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/saes/:id/extraction-status", wrapper.GetSAEExtractionStatus)
 	router.GET(options.BaseURL+"/api/v1/saes/:id/features", wrapper.ListSAEFeatures)
 	router.POST(options.BaseURL+"/api/v1/saes/:id/redownload", wrapper.RedownloadSAE)
+	router.POST(options.BaseURL+"/api/v1/saes/batch-extract-features", wrapper.StartExtractions)
 	router.POST(options.BaseURL+"/api/v1/saes/delete", wrapper.DeleteSAEs)
 	router.POST(options.BaseURL+"/api/v1/saes/download", wrapper.DownloadSAE)
 	router.POST(options.BaseURL+"/api/v1/saes/hf/preview", wrapper.PreviewSAEs)
@@ -7151,6 +7373,46 @@ func (response ListSAEsdefaultApplicationProblemPlusJSONResponse) VisitListSAEsR
 	return err
 }
 
+type StartExtractionsRequestObject struct {
+	Params StartExtractionsParams
+	Body   *StartExtractionsJSONRequestBody
+}
+
+type StartExtractionsResponseObject interface {
+	VisitStartExtractionsResponse(w http.ResponseWriter) error
+}
+
+type StartExtractions200JSONResponse BatchExtractionResponse
+
+func (response StartExtractions200JSONResponse) VisitStartExtractionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartExtractionsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartExtractionsdefaultApplicationProblemPlusJSONResponse) VisitStartExtractionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteSAEsRequestObject struct {
 	Params DeleteSAEsParams
 	Body   *DeleteSAEsJSONRequestBody
@@ -8267,6 +8529,9 @@ type StrictServerInterface interface {
 	// ListSAEs SAEs, newest first; deleted ones are left out
 	// (GET /api/v1/saes)
 	ListSAEs(ctx context.Context, request ListSAEsRequestObject) (ListSAEsResponseObject, error)
+	// StartExtractions Start an extraction of each of several SAEs, with one config; each succeeds or is skipped by itself, and keeps its own segments
+	// (POST /api/v1/saes/batch-extract-features)
+	StartExtractions(ctx context.Context, request StartExtractionsRequestObject) (StartExtractionsResponseObject, error)
 	// DeleteSAEs Delete several SAEs; each succeeds or fails by itself
 	// (POST /api/v1/saes/delete)
 	DeleteSAEs(ctx context.Context, request DeleteSAEsRequestObject) (DeleteSAEsResponseObject, error)
@@ -9383,6 +9648,50 @@ func (sh *strictHandler) ListSAEs(ctx *gin.Context, params ListSAEsParams) {
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(ListSAEsResponseObject); ok {
 		if err := validResponse.VisitListSAEsResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartExtractions operation middleware
+func (sh *strictHandler) StartExtractions(ctx *gin.Context, params StartExtractionsParams) {
+	var request StartExtractionsRequestObject
+
+	request.Params = params
+
+	var body StartExtractionsJSONRequestBody
+	var err error
+	// A request validator built on kin-openapi's openapi3filter with
+	// KeepValidatedValue leaves the value it validated on the body. Bind
+	// that value, matching member names exactly, so the handler receives
+	// what was validated instead of a second, case-insensitive decode.
+	if vb, ok := ctx.Request.Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+		err = ctx.ShouldBindJSON(&body)
+	} else if binding.Validator != nil {
+		// ShouldBindJSON runs the struct validator after decoding; keep that.
+		err = binding.Validator.ValidateStruct(&body)
+	}
+	if err != nil {
+		sh.options.RequestErrorHandlerFunc(ctx, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StartExtractions(ctx, request.(StartExtractionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartExtractions")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(StartExtractionsResponseObject); ok {
+		if err := validResponse.VisitStartExtractionsResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
