@@ -131,7 +131,7 @@ func TestACutConnectionIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	r := saes()
 	s := hubtest.New(t, r)
-	s.Cut = 300_000
+	s.Behave(func(b *hubtest.Behaviour) { b.Cut = 300_000 })
 	c := client(t, s)
 	dir, err := download(t.Context(), c, nil)
 	require.NoError(t, err)
@@ -155,17 +155,19 @@ func TestADownloadThatWasKilledGoesOn(t *testing.T) {
 	t.Parallel()
 	r := saes()
 	s := hubtest.New(t, r)
-	s.Cut = 300_000
+	s.Behave(func(b *hubtest.Behaviour) { b.Cut = 300_000 })
 	const name = "models/owner/saes/layer_8/sae_weights.safetensors"
 	reached := make(chan struct{})
 	var once sync.Once
 	var killed atomic.Bool
-	s.Hold = func(file string, at int64, gone <-chan struct{}) {
-		if file == name && at > 1_100_000 && !killed.Load() {
-			once.Do(func() { close(reached) })
-			<-gone
+	s.Behave(func(b *hubtest.Behaviour) {
+		b.Hold = func(file string, at int64, gone <-chan struct{}) {
+			if file == name && at > 1_100_000 && !killed.Load() {
+				once.Do(func() { close(reached) })
+				<-gone
+			}
 		}
-	}
+	})
 	cache := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "HUB_TEST_CHILD="+s.URL, "HUB_TEST_CACHE="+cache)
@@ -200,12 +202,12 @@ func TestAServerThatKnowsNoRangesSendsTheFileAgain(t *testing.T) {
 	t.Parallel()
 	r := saes()
 	s := hubtest.New(t, r)
-	s.NoRanges = true
-	s.Cut = 1_500_000
+	s.Behave(func(b *hubtest.Behaviour) { b.NoRanges = true })
+	s.Behave(func(b *hubtest.Behaviour) { b.Cut = 1_500_000 })
 	c := client(t, s)
 	_, err := download(t.Context(), c, nil)
 	require.ErrorContains(t, err, "broke off")
-	s.Cut = 0
+	s.Behave(func(b *hubtest.Behaviour) { b.Cut = 0 })
 	dir, err := download(t.Context(), c, nil)
 	require.NoError(t, err)
 	same(t, dir, r.Files)
@@ -310,28 +312,32 @@ func TestTheServersFaultsAreWaitedFor(t *testing.T) {
 	r := saes()
 	s := hubtest.New(t, r)
 	var n atomic.Int64
-	s.Before = func(w http.ResponseWriter, _ *http.Request, _ bool) bool {
-		switch n.Add(1) % 4 {
-		case 1:
-			w.WriteHeader(http.StatusBadGateway)
-			return true
-		case 2:
-			w.Header().Set("Retry-After", "0")
-			w.WriteHeader(http.StatusTooManyRequests)
-			return true
+	s.Behave(func(b *hubtest.Behaviour) {
+		b.Before = func(w http.ResponseWriter, _ *http.Request, _ bool) bool {
+			switch n.Add(1) % 4 {
+			case 1:
+				w.WriteHeader(http.StatusBadGateway)
+				return true
+			case 2:
+				w.Header().Set("Retry-After", "0")
+				w.WriteHeader(http.StatusTooManyRequests)
+				return true
+			}
+			return false
 		}
-		return false
-	}
+	})
 	dir, err := download(t.Context(), client(t, s, func(cfg *hub.Config) { cfg.Attempts = 50 }), nil)
 	require.NoError(t, err)
 	same(t, dir, r.Files)
 
 	for status, code := range map[int]hub.Code{http.StatusServiceUnavailable: hub.Unavailable, http.StatusTooManyRequests: hub.RateLimited} {
 		s := hubtest.New(t, saes())
-		s.Before = func(w http.ResponseWriter, _ *http.Request, _ bool) bool {
-			w.WriteHeader(status)
-			return true
-		}
+		s.Behave(func(b *hubtest.Behaviour) {
+			b.Before = func(w http.ResponseWriter, _ *http.Request, _ bool) bool {
+				w.WriteHeader(status)
+				return true
+			}
+		})
 		_, err := download(t.Context(), client(t, s, func(cfg *hub.Config) { cfg.Attempts = 3 }), nil)
 		require.Equal(t, code, hub.CodeOf(err), "%v", err)
 		require.ErrorContains(t, err, "tried 3 times")
@@ -446,11 +452,13 @@ func TestADownloadThatTheDiskCannotHoldIsRefusedAtOnce(t *testing.T) {
 func TestADownloadEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	s := hubtest.New(t, saes())
-	s.Hold = func(_ string, at int64, gone <-chan struct{}) {
-		if at > 500_000 {
-			<-gone
+	s.Behave(func(b *hubtest.Behaviour) {
+		b.Hold = func(_ string, at int64, gone <-chan struct{}) {
+			if at > 500_000 {
+				<-gone
+			}
 		}
-	}
+	})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("called off")
 	_, err := download(ctx, client(t, s), func(p hub.Progress) {
@@ -466,13 +474,15 @@ func TestAConnectionThatFallsSilentIsCut(t *testing.T) {
 	r := saes()
 	s := hubtest.New(t, r)
 	var silent sync.Map
-	s.Hold = func(file string, at int64, gone <-chan struct{}) {
-		if at > 100_000 {
-			if _, again := silent.LoadOrStore(file, true); !again {
-				<-gone
+	s.Behave(func(b *hubtest.Behaviour) {
+		b.Hold = func(file string, at int64, gone <-chan struct{}) {
+			if at > 100_000 {
+				if _, again := silent.LoadOrStore(file, true); !again {
+					<-gone
+				}
 			}
 		}
-	}
+	})
 	dir, err := download(t.Context(), client(t, s, func(cfg *hub.Config) { cfg.Stall = 200 * time.Millisecond }), nil)
 	require.NoError(t, err)
 	same(t, dir, r.Files)
@@ -481,14 +491,16 @@ func TestAConnectionThatFallsSilentIsCut(t *testing.T) {
 func TestAnotherHostsPageIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	s := hubtest.New(t, saes())
-	s.Before = func(w http.ResponseWriter, r *http.Request, cdn bool) bool {
-		if !cdn && strings.Contains(r.URL.Path, "/tree/") {
-			w.Header().Set("Link", `<`+s.CDN+`/next>; rel="next"`)
-			_, _ = w.Write([]byte("[]"))
-			return true
+	s.Behave(func(b *hubtest.Behaviour) {
+		b.Before = func(w http.ResponseWriter, r *http.Request, cdn bool) bool {
+			if !cdn && strings.Contains(r.URL.Path, "/tree/") {
+				w.Header().Set("Link", `<`+s.CDN+`/next>; rel="next"`)
+				_, _ = w.Write([]byte("[]"))
+				return true
+			}
+			return false
 		}
-		return false
-	}
+	})
 	_, err := download(t.Context(), client(t, s), nil)
 	require.Equal(t, hub.Protocol, hub.CodeOf(err), "%v", err)
 }

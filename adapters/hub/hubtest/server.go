@@ -45,11 +45,9 @@ type Request struct {
 	Authorization string
 }
 
-// Server is a hub with its content network.
-type Server struct {
-	URL, CDN string
-
-	// LFS is the size from which files are large; 1 KiB unless it is set before the first request.
+// Behaviour is what is special about a server.
+type Behaviour struct {
+	// LFS is the size from which files are large; 1 KiB.
 	LFS int
 	// Page is how many entries a page of a listing has; 3.
 	Page int
@@ -61,12 +59,18 @@ type Server struct {
 	Hold func(file string, at int64, gone <-chan struct{})
 	// Before may answer a request itself; true = it did.
 	Before func(w http.ResponseWriter, r *http.Request, cdn bool) bool
+}
 
-	mu       sync.Mutex
-	repos    map[string]*Repo
-	blobs    map[string]blob
-	requests []Request
-	sent     int64
+// Server is a hub with its content network.
+type Server struct {
+	URL, CDN string
+
+	behaviour Behaviour
+	mu        sync.Mutex
+	repos     map[string]*Repo
+	blobs     map[string]blob
+	requests  []Request
+	sent      int64
 }
 
 type blob struct {
@@ -77,7 +81,7 @@ type blob struct {
 // New starts a server with these repositories; it ends with the test.
 func New(t testing.TB, repos ...*Repo) *Server {
 	t.Helper()
-	s := &Server{LFS: 1 << 10, Page: 3, repos: map[string]*Repo{}, blobs: map[string]blob{}}
+	s := &Server{behaviour: Behaviour{LFS: 1 << 10, Page: 3}, repos: map[string]*Repo{}, blobs: map[string]blob{}}
 	hub := httptest.NewServer(http.HandlerFunc(s.hub))
 	cdn := httptest.NewServer(http.HandlerFunc(s.cdn))
 	t.Cleanup(func() { hub.CloseClientConnections(); hub.Close(); cdn.CloseClientConnections(); cdn.Close() })
@@ -99,6 +103,19 @@ func (s *Server) Add(r *Repo) {
 	}
 	r.Commit = hex.EncodeToString(h.Sum(nil))
 	s.repos[r.Kind+"s/"+r.ID] = r
+}
+
+// Behave changes how the server behaves from the next request on.
+func (s *Server) Behave(change func(*Behaviour)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.behaviour)
+}
+
+func (s *Server) now() Behaviour {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.behaviour
 }
 
 // SHA256 is the digest of a large file.
@@ -160,7 +177,7 @@ func (s *Server) find(p string) (*Repo, []string) {
 
 func (s *Server) hub(w http.ResponseWriter, r *http.Request) {
 	s.note(r, false)
-	if s.Before != nil && s.Before(w, r, false) {
+	if before := s.now().Before; before != nil && before(w, r, false) {
 		return
 	}
 	if rest, ok := strings.CutPrefix(r.URL.Path, "/resolve-cache/"); ok { // where small files are redirected to
@@ -228,6 +245,7 @@ func (s *Server) info(w http.ResponseWriter, repo *Repo) {
 }
 
 func (s *Server) tree(w http.ResponseWriter, r *http.Request, repo *Repo, under string) {
+	as := s.now()
 	var all []map[string]any
 	folders := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(repo.Files)) {
@@ -240,7 +258,7 @@ func (s *Server) tree(w http.ResponseWriter, r *http.Request, repo *Repo, under 
 		}
 		b := repo.Files[name]
 		entry := map[string]any{"type": "file", "path": name, "oid": Git(b), "size": len(b)}
-		if len(b) >= s.LFS {
+		if len(b) >= as.LFS {
 			pointer := []byte("version https://git-lfs.github.com/spec/v1\noid sha256:" + SHA256(b))
 			entry["oid"] = Git(pointer)
 			entry["lfs"] = map[string]any{"oid": SHA256(b), "size": len(b), "pointerSize": len(pointer)}
@@ -255,11 +273,11 @@ func (s *Server) tree(w http.ResponseWriter, r *http.Request, repo *Repo, under 
 		return
 	}
 	from, _ := strconv.Atoi(r.URL.Query().Get("cursor"))
-	page := all[min(from, len(all)):min(from+s.Page, len(all))]
-	if from+s.Page < len(all) {
+	page := all[min(from, len(all)):min(from+as.Page, len(all))]
+	if from+as.Page < len(all) {
 		next := *r.URL
 		q := next.Query()
-		q.Set("cursor", strconv.Itoa(from+s.Page))
+		q.Set("cursor", strconv.Itoa(from+as.Page))
 		next.RawQuery = q.Encode()
 		w.Header().Set("Link", fmt.Sprintf(`<%s%s>; rel="next"`, s.URL, next.RequestURI()))
 	}
@@ -282,7 +300,7 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request, repo *Repo, nam
 	}
 	h := w.Header()
 	h.Set("X-Repo-Commit", repo.Commit)
-	if len(b) < s.LFS {
+	if len(b) < s.now().LFS {
 		h.Set("Location", "/resolve-cache/"+key)
 		w.WriteHeader(http.StatusTemporaryRedirect)
 		return
@@ -295,7 +313,7 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request, repo *Repo, nam
 
 func (s *Server) cdn(w http.ResponseWriter, r *http.Request) {
 	s.note(r, true)
-	if s.Before != nil && s.Before(w, r, true) {
+	if before := s.now().Before; before != nil && before(w, r, true) {
 		return
 	}
 	s.mu.Lock()
@@ -309,13 +327,14 @@ func (s *Server) cdn(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) send(w http.ResponseWriter, r *http.Request, b blob, tag string) {
+	as := s.now()
 	tag = `"` + tag + `"`
 	h := w.Header()
 	h.Set("ETag", tag)
 	h.Set("Accept-Ranges", "bytes")
 	size := int64(len(b.bytes))
 	from, status := int64(0), http.StatusOK
-	if asked := r.Header.Get("Range"); asked != "" && !s.NoRanges && (r.Header.Get("If-Range") == "" || r.Header.Get("If-Range") == tag) {
+	if asked := r.Header.Get("Range"); asked != "" && !as.NoRanges && (r.Header.Get("If-Range") == "" || r.Header.Get("If-Range") == tag) {
 		if n, err := fmt.Sscanf(asked, "bytes=%d-", &from); n != 1 || err != nil || from >= size {
 			h.Set("Content-Range", fmt.Sprintf("bytes */%d", size))
 			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
@@ -328,12 +347,12 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, b blob, tag string
 	w.WriteHeader(status)
 	const piece = 64 << 10
 	for sent := int64(0); from < size; {
-		if s.Hold != nil {
-			s.Hold(b.name, from, r.Context().Done())
+		if as.Hold != nil {
+			as.Hold(b.name, from, r.Context().Done())
 		}
 		n := min(piece, size-from)
-		if s.Cut > 0 {
-			n = min(n, s.Cut-sent)
+		if as.Cut > 0 {
+			n = min(n, as.Cut-sent)
 		}
 		if _, err := w.Write(b.bytes[from : from+n]); err != nil {
 			return
@@ -342,7 +361,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, b blob, tag string
 		s.mu.Lock()
 		s.sent += n
 		s.mu.Unlock()
-		if s.Cut > 0 && sent >= s.Cut && from < size {
+		if as.Cut > 0 && sent >= as.Cut && from < size {
 			control := http.NewResponseController(w)
 			_ = control.Flush()
 			if conn, _, err := control.Hijack(); err == nil {

@@ -159,14 +159,16 @@ func library3(t *testing.T) (m, s, d *hubtest.Repo) {
 func TestADownloadSurvivesTheKillOfItsProcess(t *testing.T) {
 	m, saes, texts := library3(t)
 	o := newOffice(t, m, saes, texts)
-	o.hub.Cut = 30_000
+	o.hub.Behave(func(b *hubtest.Behaviour) { b.Cut = 30_000 })
 	var held, killed atomic.Bool
-	o.hub.Hold = func(file string, at int64, gone <-chan struct{}) {
-		if at > 120_000 && strings.HasSuffix(file, "model.safetensors") && !killed.Load() {
-			held.Store(true)
-			<-gone
+	o.hub.Behave(func(b *hubtest.Behaviour) {
+		b.Hold = func(file string, at int64, gone <-chan struct{}) {
+			if at > 120_000 && strings.HasSuffix(file, "model.safetensors") && !killed.Load() {
+				held.Store(true)
+				<-gone
+			}
 		}
-	}
+	})
 	backend := o.open()
 
 	p := o.post(200, "/saes/hf/preview", map[string]any{"repo_id": "maker/saes"})
@@ -255,11 +257,13 @@ func TestADownloadIsRefusedFailsAndIsAskedForAgain(t *testing.T) {
 	o := newOffice(t, m, saes, texts, gated, broken)
 	var hold atomic.Bool
 	hold.Store(true)
-	o.hub.Hold = func(file string, at int64, gone <-chan struct{}) {
-		if at > 0 && hold.Load() && strings.HasSuffix(file, "model.safetensors") {
-			<-gone
+	o.hub.Behave(func(b *hubtest.Behaviour) {
+		b.Hold = func(file string, at int64, gone <-chan struct{}) {
+			if at > 0 && hold.Load() && strings.HasSuffix(file, "model.safetensors") {
+				<-gone
+			}
 		}
-	}
+	})
 	backend := o.open()
 	for _, c := range []struct {
 		name, path string
