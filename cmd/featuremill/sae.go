@@ -23,7 +23,7 @@ type saeCmd struct {
 }
 
 type inspectCmd struct {
-	Path string           `arg:"" help:"Folder, or file with the weights; or hf:owner/name[@revision][:path] on the hub; or sae_…, the id of one that was imported."`
+	Path string `arg:"" help:"Folder, or file with the weights; or hf:owner/name[@revision][:path] on the hub; or sae_…, the id of one that was imported."`
 	client
 	JSON bool             `name:"json" help:"As JSON."`
 	Hub  wiring.HubConfig `embed:"" prefix:"hub-"`
