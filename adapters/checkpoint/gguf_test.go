@@ -118,18 +118,18 @@ func TestAGGUFModelIsRefusedWhenItsPartsDoNotFit(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"another family":                 {replace(tied, "\x05\x00\x00\x00\x00\x00\x00\x00llama", "\x05\x00\x00\x00\x00\x00\x00\x00bloom"), `general.architecture "bloom" is not supported; supported: llama, qwen2`},
-		"a billion layers":               {set("llama.block_count", 2, 200_000_000), "block_count is 200000000 and the file has"},
-		"a layer too many":               {set("llama.block_count", 2, 3), "missing tensors: blk.2.attn_norm.weight"},
-		"no layers":                      {set("llama.block_count", 2, 0), "llama.block_count is not usable"},
-		"another width":                  {set("llama.embedding_length", 32, 64), "16 key, 16 value and 8 rotary dimensions"}, // d_head follows from the width
-		"another number of heads":        {set("llama.attention.head_count", 4, 8), "rotary dimensions"},
-		"key/value heads not dividing":   {set("llama.attention.head_count_kv", 2, 3), "divides the heads"},
-		"more key/value heads":           {set("llama.attention.head_count_kv", 2, 4), "tensor blk.0.attn_k.weight has the shape [16 32]; it should be [32 32], that is [kv_heads × d_head, d_model]"},
-		"another hidden width":           {set("llama.feed_forward_length", 64, 65), "it should be [65 32], that is [d_ff, d_model]"},
-		"a missing tensor":               {replace(untied, "blk.1.ffn_up.weight", "blk.1.ffn_uq.weight"), "missing tensors: blk.1.ffn_up.weight"},
-		"an unknown scaling of rope":     {replace(tied, string(ggufBytes("llama.rope.freq_base").u32(6).u32(math.Float32bits(5e5))), string(ggufBytes("llama.rope.freq_base").u32(6).u32(math.Float32bits(1e4)))), `rope scaling "rope_freqs.weight" is not supported`},
-		"a file cut short":               {tied[:len(tied)-32], "cut short"},
+		"another family":               {replace(tied, "\x05\x00\x00\x00\x00\x00\x00\x00llama", "\x05\x00\x00\x00\x00\x00\x00\x00bloom"), `general.architecture "bloom" is not supported; supported: llama, qwen2`},
+		"a billion layers":             {set("llama.block_count", 2, 200_000_000), "block_count is 200000000 and the file has"},
+		"a layer too many":             {set("llama.block_count", 2, 3), "missing tensors: blk.2.attn_norm.weight"},
+		"no layers":                    {set("llama.block_count", 2, 0), "llama.block_count is not usable"},
+		"another width":                {set("llama.embedding_length", 32, 64), "16 key, 16 value and 8 rotary dimensions"}, // d_head follows from the width
+		"another number of heads":      {set("llama.attention.head_count", 4, 8), "rotary dimensions"},
+		"key/value heads not dividing": {set("llama.attention.head_count_kv", 2, 3), "divides the heads"},
+		"more key/value heads":         {set("llama.attention.head_count_kv", 2, 4), "tensor blk.0.attn_k.weight has the shape [16 32]; it should be [32 32], that is [kv_heads × d_head, d_model]"},
+		"another hidden width":         {set("llama.feed_forward_length", 64, 65), "it should be [65 32], that is [d_ff, d_model]"},
+		"a missing tensor":             {replace(untied, "blk.1.ffn_up.weight", "blk.1.ffn_uq.weight"), "missing tensors: blk.1.ffn_up.weight"},
+		"an unknown scaling of rope":   {replace(tied, string(ggufBytes("llama.rope.freq_base").u32(6).u32(math.Float32bits(5e5))), string(ggufBytes("llama.rope.freq_base").u32(6).u32(math.Float32bits(1e4)))), `rope scaling "rope_freqs.weight" is not supported`},
+		"a file cut short":             {tied[:len(tied)-32], "cut short"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -30,10 +30,6 @@ func rowsOf(kind [3]uint64, rows, columns uint64, blocks []byte) []byte {
 // FuzzBlocks holds for any bytes: every whole row is read, a row does not depend on its neighbours, and what is cut short is refused.
 func FuzzBlocks(f *testing.F) {
 	kinds := quantised()
-	names := make([]string, 0, len(kinds))
-	for name := range kinds {
-		names = append(names, name)
-	}
 	for name, kind := range kinds {
 		zero, full := make([]byte, 2*kind[2]), make([]byte, 2*kind[2])
 		for i := range full {

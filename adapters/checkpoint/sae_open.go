@@ -190,7 +190,7 @@ func (o *opening) layouts() string {
 
 // foldersWithSAEs lists folders below, by their path in it, that hold an SAE: a repository's root is no SAE.
 func foldersWithSAEs(root string) []string {
-	const deepest, most = 4, 1000
+	const deepest, most = 6, 1000
 	var found []string
 	seen := 0
 	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {

@@ -17,8 +17,8 @@ import (
 	"github.com/featuremill/featuremill/domain/eventlog"
 )
 
-const appendSQL = `select first_position, recorded, previous, last_hash, replayed
-from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
+// A call in the select list answers with one record; in the from clause its one row would be stored and read again.
+const appendSQL = `select append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
 // retryPauses are the waits between attempts whose outcome is unknown. They are short: somebody waits
 // for the answer, and a longer outage is the caller's to handle.
@@ -181,7 +181,7 @@ func (l *Log) call(ctx context.Context, c *appendCall) (eventlog.Appended, error
 	}
 	// CollectExactlyOneRow reads on to the end of the statement: only then it is committed.
 	got, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (a answer, err error) {
-		err = row.Scan(&a.first, &a.at, &a.previous, &a.last, &a.replayed)
+		err = row.Scan(pgtype.CompositeFields{&a.first, &a.at, &a.previous, &a.last, &a.replayed})
 		return a, err
 	})
 	if err != nil {

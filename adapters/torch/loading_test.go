@@ -124,7 +124,7 @@ func BenchmarkLoading(b *testing.B) {
 	middle := []Hook{{Layer: 4, Point: ResidPost}}
 	ids := [][]int32{slices.Repeat([]int32{3, 5, 7, 11}, 4)}
 	cp() // warm
-	var copies, loads, firsts, agains, anonymous []float64
+	var copies, loads, firsts, repeats, anonymous []float64
 	for b.Loop() {
 		for range 5 {
 			copies = append(copies, timed(cp))
@@ -137,7 +137,7 @@ func BenchmarkLoading(b *testing.B) {
 				_, err := m.Activations(b.Context(), ids, middle, false)
 				require.NoError(b, err)
 			}
-			firsts, agains = append(firsts, timed(forward)), append(agains, timed(forward))
+			firsts, repeats = append(firsts, timed(forward)), append(repeats, timed(forward))
 			require.NoError(b, m.Close())
 			require.NoError(b, source.Close())
 		}
@@ -146,7 +146,7 @@ func BenchmarkLoading(b *testing.B) {
 	b.ReportMetric(median(copies), "cp-ms")
 	b.ReportMetric(median(loads), "load-ms")
 	b.ReportMetric(median(firsts), "first-forward-ms") // to the middle layer; touches pages for the first time
-	b.ReportMetric(median(agains), "again-ms")
+	b.ReportMetric(median(repeats), "again-ms")
 	b.ReportMetric((median(loads)+median(firsts))/median(copies), "ready/cp")
 	b.ReportMetric(slices.Max(anonymous), "anonymous-MiB")
 }

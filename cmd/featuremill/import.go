@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -53,10 +54,10 @@ func (c *importModelCmd) Run(ctx context.Context) error {
 type importSAECmd struct {
 	client
 	download
-	Path          string  `arg:"" help:"Folder or file, on the machine of the API; or hf:owner/name[@revision][:path]."`
-	Name          string  `help:"What to call it. Empty: the folder's name."`
-	Model         string  `help:"Id of the model that it was trained on. Empty: the one that its config names, if it is here."`
-	ScalingFactor float64 `help:"For expected_average_only_in without activation_scaler.json."`
+	saeFacts
+	Path  string `arg:"" help:"Folder or file, on the machine of the API; or hf:owner/name[@revision][:path]."`
+	Name  string `help:"What to call it. Empty: the folder's name."`
+	Model string `help:"Id of the model that it was trained on. Empty: the one that its config names, if it is here."`
 }
 
 func (c *importSAECmd) Run(ctx context.Context) error {
@@ -72,10 +73,14 @@ func (c *importSAECmd) Run(ctx context.Context) error {
 	if ok {
 		body = with(with(c.body(ref), "filepath", ref.Path), "name", c.Name)
 	}
-	body = with(body, "model_id", c.Model)
-	if c.ScalingFactor != 0 {
-		body["scaling_factor"] = c.ScalingFactor
+	said, err := json.Marshal(c.facts()) // under the names that the API knows
+	if err != nil {
+		return err
 	}
+	if err := json.Unmarshal(said, &body); err != nil {
+		return err
+	}
+	body = with(body, "model_id", c.Model)
 	if ok {
 		return c.fetch(ctx, c.client, "/saes", body)
 	}
