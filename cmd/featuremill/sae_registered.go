@@ -89,7 +89,7 @@ func (s registeredSAE) tested() string {
 		return "self-test: none, because it is not linked to a model\n"
 	case t == nil:
 		return "self-test: none was asked for (POST /api/v1/saes/" + s.ID + "/self-test)\n"
-	case t.Status != "done" && t.Code != "":
+	case t.Status == "failed":
 		return fmt.Sprintf("self-test: %s (%s: %s)\n", t.Status, t.Code, t.Detail)
 	case t.Report == nil:
 		return "self-test: " + t.Status + "\n"
