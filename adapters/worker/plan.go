@@ -133,13 +133,18 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	for i, s := range found {
 		sequences[i] = s.Tokens
 	}
-	return measure(ctx, task, in, tokens, encoder, sequences)
+	return measure(ctx, in, tokens, encoder, sequences, eachForward(task))
 }
 
-// measure makes the self-test on sequences of at most the context length.
-func measure(ctx context.Context, task *Task, in inputs, tokens Tokenizer, encoder Encoder, sequences [][]int32) (extraction.SelfTest, error) {
+// eachForward reports every forward of a self-test.
+func eachForward(task *Task) func() error {
+	return func() error { return task.Batch(telemetry{Stage: "self-test"}) }
+}
+
+// measure makes the self-test on sequences of at most the context length. An error of beat ends it.
+func measure(ctx context.Context, in inputs, tokens Tokenizer, encoder Encoder, sequences [][]int32, beat func() error) (extraction.SelfTest, error) {
 	c := in.extraction.Request.Config
-	test := SelfTestInput{Sequences: sequences, Context: contextLength(in), BOS: bos(in), SkipFirst: c.SkipFirst, Beat: func() error { return task.Batch(telemetry{Stage: "self-test"}) }, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
+	test := SelfTestInput{Sequences: sequences, Context: contextLength(in), BOS: bos(in), SkipFirst: c.SkipFirst, Beat: beat, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
 	if in.sae.ExcludeSpecialTokens {
 		for id, t := range tokens.Vocabulary() {
 			if t.Special {

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
+	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
@@ -23,7 +25,8 @@ var sample string
 
 const (
 	sampleName  = "built-in sample: English speeches of 1794 to 1962"
-	minSequence = 16 // tokens; a shorter rest of a document is dropped, as corpora do
+	lookEvery   = 2 * time.Second // for other work
+	minSequence = 16              // tokens; a shorter rest of a document is dropped, as corpora do
 )
 
 // saeOf is the SAE of a self-test.
@@ -79,11 +82,35 @@ func (w *Worker) testedSAE(ctx context.Context, task *Task, s sae.State) (sae.Se
 	if err != nil {
 		return none, err
 	}
-	report, err := measure(ctx, task, in, tokens, encoder, sequences)
+	beat, yield := eachForward(task), w.yielding(ctx, task, lookEvery)
+	report, err := measure(ctx, in, tokens, encoder, sequences, func() error {
+		if err := beat(); err != nil {
+			return err
+		}
+		return yield()
+	})
 	if err != nil {
 		return none, err
 	}
 	return sae.SelfTested{ModelID: s.ModelID, Text: sampleName, Report: &report}, nil
+}
+
+// yielding ends a self-test with ErrStopping where there is work that somebody waits for: it is claimed to see that it is
+// there, and given back, and the loop takes it before the self-test, which starts over later.
+func (w *Worker) yielding(ctx context.Context, task *Task, every time.Duration) func() error {
+	looked := time.Now()
+	claim := eventlog.Claim{Owner: task.Lease.Owner, Kinds: []string{facts.PlanWork, facts.CorpusWork, facts.SegmentWork}, Capabilities: w.Capabilities()}
+	return func() error {
+		if time.Since(looked) < every {
+			return nil
+		}
+		looked = time.Now()
+		lease, err := w.leases.Claim(ctx, claim)
+		if err != nil || lease == nil {
+			return nil //nolint:nilerr // a log that is away is no reason to stop
+		}
+		return errors.Join(ErrStopping, w.leases.ReleaseLease(ctx, *lease))
+	}
 }
 
 // sampled cuts the documents of the sample into sequences.
