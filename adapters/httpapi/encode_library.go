@@ -104,5 +104,13 @@ func encodeSAE(s library.SAE) api.SAE {
 	if len(s.Metadata) > 0 {
 		out.SaeMetadata = &s.Metadata
 	}
+	if s.TestStatus != nil {
+		test := api.SAESelfTest{}
+		if len(s.SelfTest) > 0 && json.Unmarshal(s.SelfTest, &test) != nil {
+			test = api.SAESelfTest{}
+		}
+		test.Status = api.SAESelfTestStatus(*s.TestStatus)
+		out.SelfTest = &test
+	}
 	return out
 }

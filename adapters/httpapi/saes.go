@@ -298,6 +298,31 @@ func (s *server) UpdateSAE(ctx context.Context, r api.UpdateSAERequestObject) (a
 	return api.UpdateSAE200JSONResponse(out), nil
 }
 
+// TestSAE asks for a self-test of an SAE at the model that it is linked to, or that it names.
+func (s *server) TestSAE(ctx context.Context, r api.TestSAERequestObject) (api.TestSAEResponseObject, error) {
+	one, _, err := command.Load[sae.State](ctx, s.Commands, sae.Stream(r.ID))
+	if err != nil {
+		return nil, err
+	}
+	f, err := one.Usable(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Testable(r.ID); err != nil {
+		return nil, err
+	}
+	modelID, err := s.linkedTo(ctx, r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.Commands.RequestSAESelfTest(ctx, s.call(ctx, r.Params.IdempotencyKey, http.StatusAccepted), r.ID, modelID)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.saeAfter(ctx, done)
+	return api.TestSAE202JSONResponse(out), err
+}
+
 // DeleteSAE deletes an SAE.
 func (s *server) DeleteSAE(ctx context.Context, r api.DeleteSAERequestObject) (api.DeleteSAEResponseObject, error) {
 	_, err := s.did(ctx, library.Name)(s.Commands.DeleteSAE(ctx, s.call(ctx, r.Params.IdempotencyKey, http.StatusOK), r.ID))

@@ -22,7 +22,7 @@ from (
     select kind, subject, index from work
     where kind = any($2) and (owner is null or expires_at < clock_timestamp()) and attempts < $7
       and (requirement = '' or requirement = any($5)) and ($4::text[] is null or subject = any($4))
-    order by subject = any($3) desc, opened
+    order by kind = any($8), subject = any($3) desc, opened
     limit 1 for update skip locked
 ) free
 where w.kind = free.kind and w.subject = free.subject and w.index = free.index
@@ -34,7 +34,7 @@ func (l *Log) Claim(ctx context.Context, c eventlog.Claim) (*eventlog.Lease, err
 		return nil, errors.New("claim work: the worker has no name")
 	}
 	var lease eventlog.Lease
-	err := l.pool.QueryRow(ctx, claimSQL, c.Owner, c.Kinds, notNil(c.Prefer), c.Subjects, notNil(c.Capabilities), l.cfg.LeaseTime.Seconds(), l.cfg.MaxAttempts).
+	err := l.pool.QueryRow(ctx, claimSQL, c.Owner, c.Kinds, notNil(c.Prefer), c.Subjects, notNil(c.Capabilities), l.cfg.LeaseTime.Seconds(), l.cfg.MaxAttempts, notNil(c.Last)).
 		Scan(&lease.Work.Kind, &lease.Work.Subject, &lease.Work.Index, &lease.Owner, &lease.Fence, &lease.Attempt, &lease.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil

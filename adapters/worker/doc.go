@@ -1,4 +1,4 @@
-// Package worker does leased work: plans, corpus chunks and segments.
+// Package worker does leased work: plans, corpus chunks and segments, and self-tests of SAEs where there is nothing else to do.
 //
 // A Loop claims one piece of work at a time, keeps its lease alive while a Job does it, and gives it
 // back when the process is asked to stop. An event only wakes the loop; leases are the truth, so any

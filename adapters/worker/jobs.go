@@ -108,7 +108,7 @@ func (w *Worker) at(name string) {
 
 // Jobs returns the jobs by the kind of work.
 func (w *Worker) Jobs() map[string]Job {
-	return map[string]Job{facts.PlanWork: job(w.plan), facts.CorpusWork: job(w.corpus), facts.SegmentWork: job(w.segment)}
+	return map[string]Job{facts.PlanWork: job(w.plan), facts.CorpusWork: job(w.corpus), facts.SegmentWork: job(w.segment), facts.SelfTestWork: job(w.testSAE)}
 }
 
 // Capabilities returns the requirements that this worker meets.
@@ -170,8 +170,12 @@ func (w *Worker) call(t *Task) command.Call {
 // Fail records that work cannot be done. It is Config.OnFailure.
 func (w *Worker) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) error {
 	call := w.call(&Task{Lease: lease})
-	if lease.Work.Kind == facts.CorpusWork {
+	switch lease.Work.Kind {
+	case facts.CorpusWork:
 		_, err := w.commands.FailCorpus(ctx, call, lease, corpus.Failed{Chunk: lease.Work.Index, Code: f.Code, Detail: f.Detail})
+		return err
+	case facts.SelfTestWork:
+		_, err := w.commands.FailSAESelfTest(ctx, call, &lease, saeOf(lease.Work), f.Code, f.Detail)
 		return err
 	}
 	_, err := w.commands.FailWork(ctx, call, lease, lease.Work.Subject, extraction.Failed{Code: f.Code, Detail: f.Detail, Segment: segmentOf(lease.Work), Resumable: f.Resumable})
@@ -185,7 +189,12 @@ func (w *Worker) Lost(ctx context.Context, lost eventlog.Lost) error {
 
 // recordLost ends what lost work belongs to, whatever its kind: every loop finds the lost work of all.
 func recordLost(ctx context.Context, commands *command.Handler, call command.Call, lost eventlog.Lost) error {
-	detail := fmt.Sprintf("%s was given to %d workers and none came back: they were killed, ran out of memory, or hung; resume when that is mended", lost.Work, lost.Attempts)
+	detail := fmt.Sprintf("%s was given to %d workers and none came back: they were killed, ran out of memory, or hung; ", lost.Work, lost.Attempts)
+	if lost.Work.Kind == facts.SelfTestWork {
+		_, err := commands.FailSAESelfTest(ctx, call, nil, saeOf(lost.Work), "worker_lost", detail+"ask again when that is mended")
+		return err
+	}
+	detail += "resume when that is mended"
 	switch lost.Work.Kind {
 	case facts.CorpusWork:
 		_, err := commands.FailLostCorpus(ctx, call, lost.Work.Subject, corpus.Failed{Chunk: lost.Work.Index, Code: "worker_lost", Detail: detail})

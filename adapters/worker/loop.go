@@ -97,6 +97,7 @@ type Config struct {
 	Owner        string   // names this process and no other
 	Capabilities []string // what this worker can meet, such as its compute profile
 	Jobs         map[string]Job
+	Last         []string        // kinds of work that wait until there is nothing else to do
 	Wake         <-chan struct{} // something may have been opened; nil = polling only
 	Poll         time.Duration   // how often to look without being woken [500 ms]
 	Heartbeat    time.Duration   // a third of the lease's life [10 s]
@@ -147,7 +148,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	poll := time.NewTicker(l.cfg.Poll)
 	defer poll.Stop()
 	for ctx.Err() == nil {
-		lease, err := l.leases.Claim(ctx, eventlog.Claim{Owner: l.cfg.Owner, Kinds: kinds, Prefer: l.prefer, Capabilities: l.cfg.Capabilities})
+		lease, err := l.leases.Claim(ctx, eventlog.Claim{Owner: l.cfg.Owner, Kinds: kinds, Last: l.cfg.Last, Prefer: l.prefer, Capabilities: l.cfg.Capabilities})
 		if err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Warn("claim", "error", err)
 		}

@@ -119,14 +119,32 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	}
 	defer func() { _ = data.Close() }()
 	n := contextLength(in)
-	sequences, err := corpus.First(ctx, data, reporting{tokens, task}, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, int64(2*selfTestTokens+n))
+	found, err := corpus.First(ctx, data, reporting{tokens, task}, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, int64(2*selfTestTokens+n))
 	if err != nil {
 		if stopped(err) {
 			return extraction.SelfTest{}, err
 		}
 		return extraction.SelfTest{}, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
 	}
-	test := SelfTestInput{Context: n, BOS: bos(in), SkipFirst: c.SkipFirst, Beat: func() error { return task.Batch(telemetry{Stage: "self-test"}) }, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
+	if len(found) == 0 {
+		return extraction.SelfTest{}, &Failure{Code: "no_tokens", Detail: fmt.Sprintf("the first %d rows of the dataset give no sequence of 16 tokens or more", min(in.dataset.Rows, corpus.ChunkRows))}
+	}
+	sequences := make([][]int32, len(found))
+	for i, s := range found {
+		sequences[i] = s.Tokens
+	}
+	return measure(ctx, in, tokens, encoder, sequences, eachForward(task))
+}
+
+// eachForward reports every forward of a self-test.
+func eachForward(task *Task) func() error {
+	return func() error { return task.Batch(telemetry{Stage: "self-test"}) }
+}
+
+// measure makes the self-test on sequences of at most the context length. An error of beat ends it.
+func measure(ctx context.Context, in inputs, tokens Tokenizer, encoder Encoder, sequences [][]int32, beat func() error) (extraction.SelfTest, error) {
+	c := in.extraction.Request.Config
+	test := SelfTestInput{Sequences: sequences, Context: contextLength(in), BOS: bos(in), SkipFirst: c.SkipFirst, Beat: beat, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
 	if in.sae.ExcludeSpecialTokens {
 		for id, t := range tokens.Vocabulary() {
 			if t.Special {
@@ -144,12 +162,6 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	}
 	if test.PrependBOS != nil && *test.PrependBOS && test.BOS < 0 {
 		return extraction.SelfTest{}, &Failure{Code: "no_bos", Detail: "a BOS token is to be prepended, but the model names neither a bos nor an eos token: start with prepend_bos false"}
-	}
-	for _, s := range sequences {
-		test.Sequences = append(test.Sequences, s.Tokens)
-	}
-	if len(test.Sequences) == 0 {
-		return extraction.SelfTest{}, &Failure{Code: "no_tokens", Detail: fmt.Sprintf("the first %d rows of the dataset give no sequence of 16 tokens or more", min(in.dataset.Rows, corpus.ChunkRows))}
 	}
 	return encoder.SelfTest(ctx, test)
 }

@@ -21,7 +21,7 @@ type commands struct {
 	Import      importCmd      `cmd:"" help:"Register a model, an SAE, a training or a dataset from files."`
 	Extract     extractCmd     `cmd:"" help:"Extract the features of an SAE over a dataset, and watch."`
 	Features    featuresCmd    `cmd:"" help:"List the features of an extraction."`
-	SAE         saeCmd         `cmd:"" name:"sae" help:"Look at an SAE's files."`
+	SAE         saeCmd         `cmd:"" name:"sae" help:"Look at an SAE's files, or at its record."`
 	Events      eventsCmd      `cmd:"" help:"Read the event log, or prove that it is whole."`
 	Projections projectionsCmd `cmd:"" help:"See how far the read models are; rebuild one; retry what was parked."`
 	Ready       readyCmd       `cmd:"" hidden:"" help:"Say whether a running API can answer."`

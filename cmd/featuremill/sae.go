@@ -19,11 +19,12 @@ import (
 )
 
 type saeCmd struct {
-	Inspect inspectCmd `cmd:"" help:"Say what an SAE's files are understood to mean, and why: without a model, a database or libtorch."`
+	Inspect inspectCmd `cmd:"" help:"Say what an SAE's files are understood to mean, and why: without a model, a database or libtorch. Of one that was imported: its record, and its self-test."`
 }
 
 type inspectCmd struct {
-	Path string           `arg:"" help:"Folder, or file with the weights; or hf:owner/name[@revision][:path] on the hub."`
+	Path string `arg:"" help:"Folder, or file with the weights; or hf:owner/name[@revision][:path] on the hub; or sae_…, the id of one that was imported."`
+	client
 	JSON bool             `name:"json" help:"As JSON."`
 	Hub  wiring.HubConfig `embed:"" prefix:"hub-"`
 
@@ -53,6 +54,9 @@ func (f saeFacts) facts() checkpoint.SAEFacts {
 }
 
 func (c *inspectCmd) Run(ctx context.Context) (err error) {
+	if isRegistered(c.Path) {
+		return c.registered(ctx, os.Stdout)
+	}
 	path, err := c.locate(ctx)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/featuremill/featuremill/domain/dataset"
 	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/training"
@@ -64,6 +65,28 @@ func (h *Handler) LinkSAE(ctx context.Context, call Call, id, modelID string) (R
 		}
 		return s.DecideLink(modelID, f)
 	})
+}
+
+// RequestSAESelfTest asks for a self-test of an SAE at a model, and links it to the model.
+func (h *Handler) RequestSAESelfTest(ctx context.Context, call Call, id, modelID string) (Result, error) {
+	f, err := h.modelFacts(ctx, modelID)
+	if err != nil {
+		return Result{}, err
+	}
+	return change(ctx, h, call, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) {
+		s.ID = id
+		return s.DecideRequestSelfTest(modelID, f)
+	})
+}
+
+// RecordSAESelfTest records what the lease's holder found.
+func (h *Handler) RecordSAESelfTest(ctx context.Context, call Call, lease eventlog.Lease, id string, t sae.SelfTested) (Result, error) {
+	return leased(ctx, h, call, lease, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideSelfTested(t) })
+}
+
+// FailSAESelfTest records why there is no self-test. lease is nil where it was lost too often for anyone to hold it.
+func (h *Handler) FailSAESelfTest(ctx context.Context, call Call, lease *eventlog.Lease, id, code, detail string) (Result, error) {
+	return ended(ctx, h, call, lease, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideSelfTestFailed(code, detail) })
 }
 
 // RenameSAE changes what people call an SAE.

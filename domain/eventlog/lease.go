@@ -22,6 +22,7 @@ func (l Lease) Held() *Fence { return &Fence{Work: l.Work, Owner: l.Owner, Fence
 type Claim struct {
 	Owner        string   // names this process and no other
 	Kinds        []string // plan, corpus, segment …
+	Last         []string // those of the kinds that are taken only when there is nothing else
 	Prefer       []string // subjects that are taken before older work, such as the one whose model is loaded
 	Subjects     []string // nil = any subject
 	Capabilities []string // requirements that this worker meets; work without a requirement always fits

@@ -28,6 +28,7 @@ const (
 	SegmentWork = "segment" // one segment of an extraction
 
 	DownloadWork = "download" // fetch a model, an SAE or a dataset from a hub; its subject is the stream
+	SelfTestWork = "selftest" // test an SAE at its model; its subject is the stream
 )
 
 // Registry returns the registry of every event type.
@@ -45,6 +46,8 @@ func Registry() (*event.Registry, error) {
 		event.Register[sae.DownloadRequested](r, 1, nil),
 		event.Register[sae.Ready](r, 2, more),
 		event.Register[sae.LinkedToModel](r, 1, nil),
+		event.Register[sae.SelfTestRequested](r, 1, nil),
+		event.Register[sae.SelfTested](r, 1, nil),
 		event.Register[sae.Renamed](r, 1, nil),
 		event.Register[sae.Failed](r, 1, nil),
 		event.Register[sae.Deleted](r, 1, nil),
@@ -162,6 +165,12 @@ func Effects(stream string, d event.Data) []eventlog.Effect {
 		return []eventlog.Effect{eventlog.CloseAllWork{Subject: stream}}
 	case model.Deleted:
 		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: ModelKey(id)}, eventlog.CloseAllWork{Subject: stream}}
+	case sae.SelfTestRequested:
+		// Whoever tests the SAE at another model loses the lease.
+		test := eventlog.Work{Kind: SelfTestWork, Subject: stream}
+		return []eventlog.Effect{eventlog.CloseWork{Work: test}, eventlog.OpenWork{Work: test}}
+	case sae.SelfTested:
+		return []eventlog.Effect{eventlog.CloseWork{Work: eventlog.Work{Kind: SelfTestWork, Subject: stream}}}
 	case sae.Deleted:
 		return []eventlog.Effect{eventlog.RefuseIfReserved{Key: SAEKey(id)}, eventlog.CloseAllWork{Subject: stream}}
 	case dataset.Deleted:

@@ -51,7 +51,7 @@ func (s State) DecideFetched(c Fetched) ([]event.Data, error) {
 			return nil, err
 		}
 	}
-	return append(out, LinkedToModel{ModelID: c.ModelID}), nil
+	return append(out, c.Facts.linked(c.ModelID, c.Model)...), nil
 }
 
 // DecideFail records why there is no download.

@@ -151,6 +151,9 @@ type State struct {
 	Facts       Facts
 
 	Download *DownloadRequested // nil = it was imported from this machine
+
+	SelfTestWanted bool
+	SelfTest       *SelfTested // the last one at its model; nil = none yet
 }
 
 // Evolve folds one event.
@@ -163,7 +166,11 @@ func (s State) Evolve(d event.Data) State {
 	case Ready:
 		s.Facts, s.Status = e.Facts, model.IsReady
 	case LinkedToModel:
-		s.ModelID = e.ModelID
+		s.ModelID, s.SelfTestWanted, s.SelfTest = e.ModelID, false, nil
+	case SelfTestRequested:
+		s.SelfTestWanted = true
+	case SelfTested:
+		s.SelfTestWanted, s.SelfTest = false, &e
 	case Renamed:
 		s.Name, s.Description = e.Name, e.Description
 	case Failed:
@@ -195,7 +202,7 @@ func (s State) DecideImport(c Import) ([]event.Data, error) {
 				return nil, err
 			}
 		}
-		out = append(out, LinkedToModel{ModelID: c.ModelID})
+		out = append(out, c.Facts.linked(c.ModelID, c.Model)...)
 	}
 	return out, nil
 }
@@ -212,7 +219,7 @@ func (s State) DecideLink(modelID string, m model.Facts) ([]event.Data, error) {
 	if s.ModelID == modelID {
 		return nil, nil
 	}
-	return []event.Data{LinkedToModel{ModelID: modelID}}, nil
+	return f.linked(modelID, &m), nil
 }
 
 // DecideRename changes the name.

@@ -13,6 +13,7 @@ import (
 	"github.com/featuremill/featuremill/domain/corpus"
 	"github.com/featuremill/featuremill/domain/dataset"
 	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/training"
@@ -142,6 +143,15 @@ func saeRow(row projectiontest.Row, s sae.State) projectiontest.Row {
 		set(row, "training_path", library.PathInTraining(s.Origin))
 	}
 	set(row, "model_id", s.ModelID)
+	if s.SelfTest != nil {
+		row["self_test"], row["self_test_status"] = *s.SelfTest, "done"
+		if s.SelfTest.Code != "" {
+			row["self_test_status"] = "failed"
+		}
+	}
+	if s.SelfTestWanted {
+		row["self_test_status"] = "pending"
+	}
 	if row["downloaded_at"] == nil {
 		return row
 	}
@@ -286,7 +296,7 @@ func (h *histories) step() {
 	case "sae":
 		id := h.id("s")
 		s := load[sae.State](h, sae.Stream(id))
-		switch h.verb("import", "link", "rename", "delete") {
+		switch h.verb("import", "link", "test", "tested", "rename", "delete") {
 		case "import":
 			o := rapid.SampledFrom([]sae.Origin{{Kind: "local", Path: "/data/sae"}, {Kind: "huggingface", Repo: "google/gemma-scope", File: "layer_8"},
 				{Kind: "trained", TrainingID: "train_1", Path: "layer_8_residual"}}).Draw(h.t, "origin")
@@ -294,11 +304,23 @@ func (h *histories) step() {
 			f.Hook = rapid.SampledFrom([]string{"blocks.8.hook_resid_post", "blocks.3.hook_mlp_out", "blocks.1.attn.hook_z", "blocks.0.hook_attn_out", "odd"}).Draw(h.t, "hook")
 			if rapid.Bool().Draw(h.t, "bare") {
 				f.PrependBOS, f.PublishedL0, f.K, f.ModelName = nil, nil, 0, ""
+				f.Signed = rapid.Bool().Draw(h.t, "signed")
 			}
 			h.decided(sae.Stream(id))(s.DecideImport(sae.Import{ID: id, Name: h.text("name"), Description: h.text("description"), Origin: o, Facts: f}))
 		case "link":
 			if s.Status == model.IsReady {
 				h.decided(sae.Stream(id))(s.DecideLink(h.id("m"), modelFacts()))
+			}
+		case "test":
+			if s.Status == model.IsReady {
+				h.decided(sae.Stream(id))(s.DecideRequestSelfTest(h.id("m"), modelFacts()))
+			}
+		case "tested":
+			if rapid.Bool().Draw(h.t, "fails") {
+				h.decided(sae.Stream(id))(s.DecideSelfTestFailed("worker_lost", h.text("detail")))
+			} else {
+				fvu := 0.09
+				h.decided(sae.Stream(id))(s.DecideSelfTested(sae.SelfTested{ModelID: s.ModelID, Text: h.text("text"), Report: &extraction.SelfTest{Hook: s.Facts.Hook, Tokens: 4096, FVU: &fvu, Taps: []extraction.Tap{}}}))
 			}
 		case "rename":
 			h.decided(sae.Stream(id))(s.DecideRename(h.text("name"), h.text("description")))

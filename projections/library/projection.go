@@ -30,7 +30,7 @@ const Name = "library"
 func (Projection) Name() string { return Name }
 
 // Version is the version of the tables.
-func (Projection) Version() int { return 1 }
+func (Projection) Version() int { return 2 }
 
 // Setup returns the statements that make the tables.
 func (Projection) Setup() string { return setup }
@@ -45,7 +45,7 @@ func (Projection) Apply(ctx context.Context, tx pgx.Tx, rec event.Recorded, data
 	switch e := data.(type) {
 	case model.Registered, model.DownloadRequested, model.Ready, model.Failed, model.Deleted:
 		return w.model(e)
-	case sae.Registered, sae.DownloadRequested, sae.Ready, sae.LinkedToModel, sae.Renamed, sae.Failed, sae.Deleted:
+	case sae.Registered, sae.DownloadRequested, sae.Ready, sae.LinkedToModel, sae.SelfTestRequested, sae.SelfTested, sae.Renamed, sae.Failed, sae.Deleted:
 		return w.sae(e)
 	case dataset.Registered, dataset.DownloadRequested, dataset.Ready, dataset.Failed, dataset.Deleted:
 		return w.dataset(e)
@@ -131,7 +131,19 @@ func (w writer) sae(d event.Data) error {
 			known(f.Architecture), known(f.Format), known(f.FormatVersion), known(f.Normalization), known(f.DType), known(f.ContextLength), f.PrependBOS,
 			f.Signed, f.PublishedL0, f.Files.Bytes(), f.Files.Digest(), facts)
 	case sae.LinkedToModel:
-		return w.row(`update external_saes set stream_version = $2, updated_at = $3, model_id = $4 where id = $1`, known(e.ModelID))
+		return w.row(`update external_saes set stream_version = $2, updated_at = $3, model_id = $4, self_test = null, self_test_status = null where id = $1`, known(e.ModelID))
+	case sae.SelfTestRequested:
+		return w.row(`update external_saes set stream_version = $2, updated_at = $3, self_test_status = 'pending' where id = $1`)
+	case sae.SelfTested:
+		test, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		status := "done"
+		if e.Code != "" {
+			status = "failed"
+		}
+		return w.row(`update external_saes set stream_version = $2, updated_at = $3, self_test = $4, self_test_status = $5 where id = $1`, test, status)
 	case sae.Renamed:
 		return w.row(`update external_saes set stream_version = $2, updated_at = $3, name = $4, description = $5 where id = $1`, e.Name, known(e.Description))
 	case sae.Failed:

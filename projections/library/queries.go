@@ -42,7 +42,7 @@ const downloadColumns = `case when ` + live + ` then '` + downloading + `' else 
 const saeColumns = `t.id, t.name, t.description, t.source, ` + downloadColumns + `, t.hf_repo_id, t.hf_filepath, t.hf_revision, t.training_id, t.training_path,
 	coalesce(t.model_name, m.name) as model_name, t.model_id, t.layer, t.hook, t.hook_out, t.hook_type, t.n_features, t.d_model, t.d_out, t.k,
 	t.architecture, t.format, t.format_version, t.normalization, t.dtype, t.context_length, t.prepend_bos, t.signed, t.published_l0,
-	t.local_path, t.file_size_bytes, t.files_sha256, t.sae_metadata, t.error_code, t.error_message, t.stream_version,
+	t.local_path, t.file_size_bytes, t.files_sha256, t.sae_metadata, t.self_test, t.self_test_status, t.error_code, t.error_message, t.stream_version,
 	t.created_at, t.updated_at, t.downloaded_at, t.deleted_at`
 
 const modelColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.family, t.format, t.dtype, t.layers, t.d_model, t.vocab,

@@ -234,6 +234,6 @@ func TestDatasetsModelsAndCorporaAreListed(t *testing.T) {
 
 func TestTheConsumerGroupAndTheSchemaOfTheLibraryNeverChange(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, "library-v1", projector.ConsumerGroup(library.Projection{}))
-	require.Equal(t, "library_v1", projector.Schema(library.Projection{}))
+	require.Equal(t, "library-v2", projector.ConsumerGroup(library.Projection{}))
+	require.Equal(t, "library_v2", projector.Schema(library.Projection{}))
 }

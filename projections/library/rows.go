@@ -70,7 +70,9 @@ type SAE struct {
 	LocalPath     *string         `db:"local_path"`
 	FileSizeBytes *int64          `db:"file_size_bytes"`
 	FilesSHA256   *string         `db:"files_sha256"`
-	Metadata      json.RawMessage `db:"sae_metadata"` // sae.Facts; nil until it is ready
+	Metadata      json.RawMessage `db:"sae_metadata"`     // sae.Facts; nil until it is ready
+	SelfTest      json.RawMessage `db:"self_test"`        // sae.SelfTested, the last one; nil until there is one
+	TestStatus    *string         `db:"self_test_status"` // pending, done, failed
 	ErrorCode     *string         `db:"error_code"`
 	ErrorMessage  *string         `db:"error_message"`
 	Download      json.RawMessage `db:"download"` // how far it is while it is downloading; else nil

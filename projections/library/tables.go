@@ -1,6 +1,6 @@
 package library
 
-// setup makes the tables of version 1. Unknown values are null. json columns hold facts as the
+// setup makes the tables of version 2. Unknown values are null. json columns hold facts as the
 // events have them; what is searched, sorted or joined has a column.
 const setup = `
 create table models (
@@ -68,6 +68,8 @@ create table external_saes (
     file_size_bytes  bigint,
     files_sha256     text,
     sae_metadata     json,                 -- every fact of its files
+    self_test        json,                 -- the last one at its model, as its event has it
+    self_test_status text check (self_test_status in ('pending', 'done', 'failed')), -- null: none was asked for
     error_code       text,
     error_message    text,
     stream_version   bigint      not null,

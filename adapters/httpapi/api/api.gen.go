@@ -382,6 +382,27 @@ func (e SAEStatus) Valid() bool {
 	}
 }
 
+// Defines values for SAESelfTestStatus.
+const (
+	SAESelfTestStatusDone    SAESelfTestStatus = "done"
+	SAESelfTestStatusFailed  SAESelfTestStatus = "failed"
+	SAESelfTestStatusPending SAESelfTestStatus = "pending"
+)
+
+// Valid indicates whether the value is a known member of the SAESelfTestStatus enum.
+func (e SAESelfTestStatus) Valid() bool {
+	switch e {
+	case SAESelfTestStatusDone:
+		return true
+	case SAESelfTestStatusFailed:
+		return true
+	case SAESelfTestStatusPending:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TrainingStatus.
 const (
 	TrainingStatusCompleted TrainingStatus = "completed"
@@ -2052,13 +2073,16 @@ type SAE struct {
 	PublishedL0 *float64 `json:"published_l0,omitempty"`
 
 	// SaeMetadata Every fact of its files
-	SaeMetadata  *json.RawMessage `json:"sae_metadata,omitempty"`
-	Signed       *bool            `json:"signed,omitempty"`
-	Source       SAESource        `json:"source"`
-	Status       SAEStatus        `json:"status"`
-	TrainingID   *string          `json:"training_id,omitempty"`
-	TrainingPath *string          `json:"training_path,omitempty"`
-	UpdatedAt    time.Time        `json:"updated_at"`
+	SaeMetadata *json.RawMessage `json:"sae_metadata,omitempty"`
+
+	// SelfTest Whether the SAE belongs at its hook. An extraction makes a self-test of its own, on its own dataset, and that one decides
+	SelfTest     *SAESelfTest `json:"self_test,omitempty"`
+	Signed       *bool        `json:"signed,omitempty"`
+	Source       SAESource    `json:"source"`
+	Status       SAEStatus    `json:"status"`
+	TrainingID   *string      `json:"training_id,omitempty"`
+	TrainingPath *string      `json:"training_path,omitempty"`
+	UpdatedAt    time.Time    `json:"updated_at"`
 
 	// Warnings What was ignored or should be looked at
 	Warnings *Warnings `json:"warnings,omitempty"`
@@ -2117,6 +2141,26 @@ type SAEPreview struct {
 	SaePaths       []string `json:"sae_paths"`
 	TotalSizeBytes int64    `json:"total_size_bytes"`
 }
+
+// SAESelfTest Whether the SAE belongs at its hook. An extraction makes a self-test of its own, on its own dataset, and that one decides
+type SAESelfTest struct {
+	// Code Why there is no report
+	Code    *string `json:"code,omitempty"`
+	Detail  *string `json:"detail,omitempty"`
+	ModelID *string `json:"model_id,omitempty"`
+
+	// Report FVU, L0, dead share and sinks at the hook and at its neighbours, as in an extraction's self_test
+	Report *json.RawMessage `json:"report,omitempty"`
+
+	// Status While it is pending the report is the one before
+	Status SAESelfTestStatus `json:"status"`
+
+	// Text What it was made on
+	Text *string `json:"text,omitempty"`
+}
+
+// SAESelfTestStatus While it is pending the report is the one before
+type SAESelfTestStatus string
 
 // SkipPagination defines model for SkipPagination.
 type SkipPagination struct {
@@ -2669,6 +2713,11 @@ type RedownloadSAEParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// TestSAEParams defines parameters for TestSAE.
+type TestSAEParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListTrainingsParams defines parameters for ListTrainings.
 type ListTrainingsParams struct {
 	Page  *Page      `form:"page,omitempty" json:"page,omitempty"`
@@ -3105,6 +3154,9 @@ type ServerInterface interface {
 	// RedownloadSAE Ask again for a download that failed
 	// (POST /api/v1/saes/{id}/redownload)
 	RedownloadSAE(c *gin.Context, id ID, params RedownloadSAEParams)
+	// TestSAE Test an SAE at its model, on a built-in sample of text; 422 model_unknown with candidates where it has none
+	// (POST /api/v1/saes/{id}/self-test)
+	TestSAE(c *gin.Context, id ID, params TestSAEParams)
 	// ListTrainings Trainings, newest first
 	// (GET /api/v1/trainings)
 	ListTrainings(c *gin.Context, params ListTrainingsParams)
@@ -5522,6 +5574,55 @@ func (siw *ServerInterfaceWrapper) RedownloadSAE(c *gin.Context) {
 	siw.Handler.RedownloadSAE(c, id, params)
 }
 
+// TestSAE operation middleware
+func (siw *ServerInterfaceWrapper) TestSAE(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestSAEParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.TestSAE(c, id, params)
+}
+
 // ListTrainings operation middleware
 func (siw *ServerInterfaceWrapper) ListTrainings(c *gin.Context) {
 
@@ -6033,6 +6134,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/saes/:id/extraction-status", wrapper.GetSAEExtractionStatus)
 	router.GET(options.BaseURL+"/api/v1/saes/:id/features", wrapper.ListSAEFeatures)
 	router.POST(options.BaseURL+"/api/v1/saes/:id/redownload", wrapper.RedownloadSAE)
+	router.POST(options.BaseURL+"/api/v1/saes/:id/self-test", wrapper.TestSAE)
 	router.POST(options.BaseURL+"/api/v1/saes/batch-extract-features", wrapper.StartExtractions)
 	router.POST(options.BaseURL+"/api/v1/saes/delete", wrapper.DeleteSAEs)
 	router.POST(options.BaseURL+"/api/v1/saes/download", wrapper.DownloadSAE)
@@ -8025,6 +8127,46 @@ func (response RedownloadSAEdefaultApplicationProblemPlusJSONResponse) VisitRedo
 	return err
 }
 
+type TestSAERequestObject struct {
+	ID     ID `json:"id"`
+	Params TestSAEParams
+}
+
+type TestSAEResponseObject interface {
+	VisitTestSAEResponse(w http.ResponseWriter) error
+}
+
+type TestSAE202JSONResponse SAE
+
+func (response TestSAE202JSONResponse) VisitTestSAEResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestSAEdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response TestSAEdefaultApplicationProblemPlusJSONResponse) VisitTestSAEResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListTrainingsRequestObject struct {
 	Params ListTrainingsParams
 }
@@ -8577,6 +8719,9 @@ type StrictServerInterface interface {
 	// RedownloadSAE Ask again for a download that failed
 	// (POST /api/v1/saes/{id}/redownload)
 	RedownloadSAE(ctx context.Context, request RedownloadSAERequestObject) (RedownloadSAEResponseObject, error)
+	// TestSAE Test an SAE at its model, on a built-in sample of text; 422 model_unknown with candidates where it has none
+	// (POST /api/v1/saes/{id}/self-test)
+	TestSAE(ctx context.Context, request TestSAERequestObject) (TestSAEResponseObject, error)
 	// ListTrainings Trainings, newest first
 	// (GET /api/v1/trainings)
 	ListTrainings(ctx context.Context, request ListTrainingsRequestObject) (ListTrainingsResponseObject, error)
@@ -10216,6 +10361,33 @@ func (sh *strictHandler) RedownloadSAE(ctx *gin.Context, id ID, params Redownloa
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(RedownloadSAEResponseObject); ok {
 		if err := validResponse.VisitRedownloadSAEResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TestSAE operation middleware
+func (sh *strictHandler) TestSAE(ctx *gin.Context, id ID, params TestSAEParams) {
+	var request TestSAERequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.TestSAE(ctx, request.(TestSAERequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestSAE")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(TestSAEResponseObject); ok {
+		if err := validResponse.VisitTestSAEResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {

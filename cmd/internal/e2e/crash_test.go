@@ -132,11 +132,12 @@ func TestALongChunkKeepsItsLease(t *testing.T) {
 	s := newStack(t, options{})
 	s.serve("projector")
 	s.extractor(failpoints("chunk=sleep:" + (leaseTime * 3 / 2).String() + "@1"))
+	s.awaitTested(saeID)
 	id := s.begin(config())
 	s.finish(id)
 	var claims int
 	require.NoError(t, s.pool.QueryRow(t.Context(), `select last_value from work_fence`).Scan(&claims))
-	require.Equal(t, 1+1+13, claims, "the plan, the chunk and each segment were claimed once")
+	require.Equal(t, 1+1+1+13, claims, "the SAE's own test, the plan, the chunk and each segment were claimed once")
 }
 
 func TestEveryPartMayBeKilledInOneRun(t *testing.T) {

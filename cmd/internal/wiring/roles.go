@@ -22,6 +22,7 @@ import (
 	"github.com/featuremill/featuremill/adapters/worker"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/projections/extractions"
 	"github.com/featuremill/featuremill/projections/features"
 	librarian "github.com/featuremill/featuremill/projections/library"
@@ -229,7 +230,7 @@ func Worker(engine func() (worker.Engine, error), o WorkerOptions) fx.Option {
 		}
 		wake := make(chan struct{}, 1)
 		loop := worker.NewLoop(l, worker.Config{
-			Owner: name, Capabilities: w.Capabilities(), Jobs: w.Jobs(), Wake: wake, Logger: log,
+			Owner: name, Capabilities: w.Capabilities(), Jobs: w.Jobs(), Last: []string{facts.SelfTestWork}, Wake: wake, Logger: log,
 			Poll: o.Poll, Heartbeat: o.Heartbeat, ReapEvery: o.ReapEvery, Hung: o.Hung,
 			OnFailure: w.Fail, OnLost: w.Lost,
 			OnHung: hung,

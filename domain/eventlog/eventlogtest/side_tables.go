@@ -90,6 +90,11 @@ func claimOrder(b *bench) {
 	b.equal("segment a/1", take(eventlog.Claim{Kinds: []string{"segment", "plan"}}))
 	b.equal("nothing", take(eventlog.Claim{}))
 	b.equal("plan a/0", take(eventlog.Claim{Kinds: []string{"segment", "plan"}}))
+	b.append(To("c", 0, Note("asked", open("test", "c", 0))))
+	b.append(To("d", 0, Note("planned", open("segment", "d", 0))))
+	claim := eventlog.Claim{Kinds: []string{"segment", "test"}, Last: []string{"test"}, Prefer: []string{"c"}}
+	b.equal("segment d/0", take(claim))
+	b.equal("test c/0", take(claim))
 }
 
 func requirement(b *bench) {
