@@ -2,6 +2,7 @@ package torch
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -15,6 +16,9 @@ type Engine struct {
 	model     *Model
 	sae       *SAE
 	hook, out Hook // out is what the SAE rebuilds: hook, unless it is a transcoder
+
+	shared Taps // nil: every batch runs the model
+	passes [sha256.Size]byte
 
 	sparseTime atomic.Int64 // nanoseconds
 }
@@ -123,8 +127,7 @@ func (e *Engine) batch(s *scope, ids [][]int32, first int, firstSequence uint32,
 	}
 	place := b.places()
 	lengths := make([]float32, b.rows())
-	e.model.forward(s, b, map[Hook]bool{e.hook: true}, false, func(s *scope, _ Hook, x tensor) {
-		x = s.rowMajor(x)
+	visit := func(s *scope, x tensor) {
 		e.sae.encoder.norms(s, x, lengths)
 		for r, p := range place {
 			if p.offset < 0 || s.err != nil {
@@ -153,6 +156,22 @@ func (e *Engine) batch(s *scope, ids [][]int32, first int, firstSequence uint32,
 				}
 			}
 		})
+	}
+	if e.shared == nil {
+		e.model.forward(s, b, map[Hook]bool{e.hook: true}, false, func(s *scope, _ Hook, x tensor) { visit(s, s.rowMajor(x)) })
+		return s.err
+	}
+	key, kept := e.tapKey(ids), make([]float32, b.rows()*int64(e.sae.config.DIn))
+	if e.shared.Load(key, kept) {
+		visit(s, s.floats(kept, b.rows(), int64(e.sae.config.DIn)))
+		return s.err
+	}
+	e.model.forward(s, b, map[Hook]bool{e.hook: true}, false, func(s *scope, _ Hook, x tensor) {
+		x = s.rowMajor(x)
+		if s.read(x, kept); s.err == nil {
+			e.shared.Store(key, kept)
+		}
+		visit(s, x)
 	})
 	return s.err
 }

@@ -39,6 +39,7 @@ type Pair struct {
 	SAEDir   string
 	SAE      sae.Facts
 	Fold     string // none | decoder-norm
+	Shared   bool   // other SAEs were asked for with this one, on the same model and text: what the model gives is worth keeping
 }
 
 // Tokenizer is a tokenizer with its vocabulary.
@@ -259,7 +260,9 @@ func (w *Worker) inputs(ctx context.Context, id string) (in inputs, err error) {
 
 // open returns the loaded pair; the one that was loaded before is kept while it is the same.
 func (w *Worker) open(ctx context.Context, in inputs) (Encoder, error) {
-	digests := in.model.Files.Digest() + in.sae.Files.Digest() + in.extraction.Request.Config.Fold
+	batch := in.extraction.Request.Batch
+	shared := batch != nil && batch.Total > 1
+	digests := fmt.Sprint(in.model.Files.Digest(), in.sae.Files.Digest(), in.extraction.Request.Config.Fold, shared)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.loaded.encoder != nil && w.loaded.digests == digests {
@@ -280,7 +283,7 @@ func (w *Worker) open(ctx context.Context, in inputs) (Encoder, error) {
 	if err != nil {
 		return nil, missing("the SAE's files", err)
 	}
-	e, err := w.engine.Open(ctx, Pair{ModelDir: modelDir, Model: in.model, SAEDir: saeDir, SAE: in.sae, Fold: in.extraction.Request.Config.Fold})
+	e, err := w.engine.Open(ctx, Pair{ModelDir: modelDir, Model: in.model, SAEDir: saeDir, SAE: in.sae, Fold: in.extraction.Request.Config.Fold, Shared: shared})
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,10 @@ import (
 )
 
 // engine is libtorch as a worker sees it.
-type engine struct{ runtime *torch.Runtime }
+type engine struct {
+	runtime *torch.Runtime
+	taps    string // folder for what a batch's SAEs share
+}
 
 func (e engine) Profile() extraction.ComputeProfile { return e.runtime.Profile() }
 
@@ -68,6 +71,13 @@ func (e engine) Open(ctx context.Context, p worker.Pair) (_ worker.Encoder, err 
 	}
 	if open.engine, err = torch.NewEngine(model, sae, hook); err != nil {
 		return nil, err
+	}
+	if p.Shared {
+		taps, err := openTaps(e.taps, tapLimit)
+		if err != nil {
+			return nil, err
+		}
+		open.engine.Share(taps, p.Model.Files.Digest())
 	}
 	if p.SAE.PublishedL0 != nil {
 		open.publishedL0 = *p.SAE.PublishedL0

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"go.uber.org/fx"
@@ -27,7 +28,7 @@ func (c *workCmd) Run(ctx context.Context) error {
 	return c.with(func(r *torch.Runtime) error {
 		app := fx.New(
 			wiring.Core(c.Config),
-			wiring.Worker(func() (worker.Engine, error) { return engine{r}, nil }, wiring.WorkerOptions{Heartbeat: c.Heartbeat, ReapEvery: c.ReapEvery, Hung: c.Hung, Failpoints: c.Failpoints}),
+			wiring.Worker(func() (worker.Engine, error) { return engine{runtime: r, taps: filepath.Join(c.Cache(), "taps")}, nil }, wiring.WorkerOptions{Heartbeat: c.Heartbeat, ReapEvery: c.ReapEvery, Hung: c.Hung, Failpoints: c.Failpoints}),
 		)
 		return wiring.RunUntil(ctx, app)
 	})

@@ -42,4 +42,5 @@ func (c Config) store() string {
 	return filepath.Join(c.State, "files")
 }
 
-func (c Config) cache() string { return filepath.Join(c.State, "cache") }
+// Cache is a folder for what can be made again.
+func (c Config) Cache() string { return filepath.Join(c.State, "cache") }

@@ -162,7 +162,7 @@ func newCommands(l eventlog.Log, registry *event.Registry) *command.Handler {
 
 // OpenStore opens the configured store.
 func OpenStore(cfg Config) (blob.Store, error) {
-	return blob.Open(context.Background(), cfg.store(), filepath.Join(cfg.cache(), "blobs"))
+	return blob.Open(context.Background(), cfg.store(), filepath.Join(cfg.Cache(), "blobs"))
 }
 
 func newStore(lc fx.Lifecycle, cfg Config) (blob.Store, error) {
@@ -175,7 +175,7 @@ func newStore(lc fx.Lifecycle, cfg Config) (blob.Store, error) {
 }
 
 func newLibrary(store blob.Store, cfg Config) (*library.Library, error) {
-	return library.New(store, cfg.cache(), cfg.ImportRoots)
+	return library.New(store, cfg.Cache(), cfg.ImportRoots)
 }
 
 // quiet tells of failures only: what fx builds is nobody's news.
