@@ -36,12 +36,12 @@ demo: build postgres ## the main job on embedded defaults: a real model, SAE and
 	@exec bin/featuremill demo $(ARGS)
 
 test: libtorch postgres ## every test, with the race detector (PACKAGES=./domain/... RUN=Name narrow it)
-	@model=$$(cmd/featuremill/demo/fetch.sh | head -n 1); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
+	@model=$$(cmd/featuremill/demo/fetch.sh | sed -n 1p); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
 	python=$$(.ci/python.sh); export FEATUREMILL_PYTHON="$$python"; adapters/tokenizer/testdata/fetch.sh >/dev/null; \
 	$(CGO); go test -race -count=1 -timeout 20m -run '$(RUN)' $(PACKAGES)
 
 parity: libtorch ## the tests against transformers and sae-lens alone (TORCH=2.7: on another libtorch)
-	@model=$$(cmd/featuremill/demo/fetch.sh | head -n 1); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
+	@model=$$(cmd/featuremill/demo/fetch.sh | sed -n 1p); export FEATUREMILL_TEST_SMOLLM2="$$model"; \
 	$(CGO); go test -count=1 ./adapters/torch/... ./cmd/extractor/...
 
 test-kafka: build postgres ## the end-to-end and broker tests on Apache Kafka (needs Java and mvn)

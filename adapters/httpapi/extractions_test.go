@@ -286,6 +286,7 @@ func TestSeveralSAEsAreStartedTogether(t *testing.T) {
 	require.Equal(t, 200, started.status, "%s", started.body)
 	answer := b.sent(t, 200, "POST", "/api/v1/saes/batch-extract-features", request, "Idempotency-Key", "together")
 	require.JSONEq(t, string(started.body), string(b.send(t, "POST", "/api/v1/saes/batch-extract-features", request, "Idempotency-Key", "together").body), "a repeat starts nothing")
+	require.NotContains(t, answer, "warnings", "all of it is known")
 	require.EqualValues(t, 2, answer["total_requested"])
 	require.EqualValues(t, 1, answer["total_created"])
 	require.EqualValues(t, 1, answer["total_skipped"])
@@ -302,6 +303,7 @@ func TestSeveralSAEsAreStartedTogether(t *testing.T) {
 	require.Equal(t, answer["batch_id"], one["batch_id"])
 	require.EqualValues(t, 1, one["batch_position"])
 	require.EqualValues(t, 2, one["batch_total"])
+	require.EqualValues(t, 12, one["config"].(map[string]any)["evaluation_samples"])
 
 	again := b.sent(t, 200, "POST", "/api/v1/saes/batch-extract-features", map[string]any{"sae_ids": []string{w.sae}, "dataset_id": w.dataset})
 	busy := again["skipped_saes"].([]any)[0].(map[string]any)

@@ -144,14 +144,24 @@ func (l loader) operation(base, pointer string) (op operation, err error) {
 		return op, nil
 	}
 	op.required, _ = body["required"].(bool)
-	at, shape := l.resolve(pointer + "/requestBody/content/application~1json/schema")
-	properties, _ := shape["properties"].(map[string]any)
+	at, _ := l.resolve(pointer + "/requestBody/content/application~1json/schema")
 	op.keys = map[string]bool{}
-	for key := range properties {
-		op.keys[key] = true
-	}
+	l.properties(at, op.keys)
 	op.body, err = l.compile(at)
 	return op, err
+}
+
+// properties collects the names of an object's properties, those of the shapes that it is put together from as well.
+func (l loader) properties(pointer string, keys map[string]bool) {
+	at, shape := l.resolve(pointer)
+	own, _ := shape["properties"].(map[string]any)
+	for key := range own {
+		keys[key] = true
+	}
+	parts, _ := shape["allOf"].([]any)
+	for i := range parts {
+		l.properties(fmt.Sprintf("%s/allOf/%d", at, i), keys)
+	}
 }
 
 // check refuses a request that the specification does not allow, with every field that is wrong.
