@@ -47,8 +47,8 @@ func maybeSAE(path string) bool {
 func openSafetensorsSAE(o *opening) error {
 	names := o.safetensorsNames()
 	if o.facts.Layer != nil && len(names) > 1 {
-		ends := regexp.MustCompile(fmt.Sprintf(`_%d\.safetensors$`, *o.facts.Layer))
-		names = slices.DeleteFunc(names, func(n string) bool { return !ends.MatchString(n) })
+		end := fmt.Sprintf("_%d.safetensors", *o.facts.Layer)
+		names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, end) })
 	}
 	switch len(names) {
 	case 0:

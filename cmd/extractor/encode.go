@@ -8,6 +8,7 @@ import (
 
 	"github.com/featuremill/featuremill/adapters/checkpoint"
 	"github.com/featuremill/featuremill/adapters/torch"
+	"github.com/featuremill/featuremill/cmd/internal/wiring"
 )
 
 // encodeCmd runs an SAE on vectors.
@@ -16,29 +17,9 @@ type encodeCmd struct {
 	In   string `required:"" placeholder:"FILE" help:"safetensors with x: F32 [n, d_in]; [batch, seq, d_in] for a temporal SAE, [n, heads, d_head] for one on hook_z."`
 	Out  string `required:"" placeholder:"FILE" help:"safetensors to write: acts [n, d_sae], decode and recon [n, d_out]."`
 	Fold string `enum:"none,decoder-norm" default:"none" help:"none: magnitudes as sae-lens loads them; decoder-norm: as Neuronpedia shows them."`
-	saeFacts
+	wiring.SAEFacts
+	Repo string `placeholder:"OWNER/NAME" help:"Where it was published: some facts are known by it."`
 	device
-}
-
-// saeFacts are answers that no file of the SAE holds.
-type saeFacts struct {
-	ScalingFactor *float64 `placeholder:"S" help:"For an SAE normalised as expected_average_only_in: sqrt(d_in) / mean norm of its training data."`
-	Normalize     string   `enum:",none,expected_average_only_in,constant_norm_rescale,layer_norm" default:"" placeholder:"HOW" help:"How its input is normalised: none, expected_average_only_in, constant_norm_rescale, layer_norm."`
-	K             int      `placeholder:"N" help:"How many latents a top-k SAE keeps."`
-	Architecture  string   `placeholder:"NAME" help:"How latents are chosen, where the weights leave it open: standard or topk."`
-	ApplyBDec     *bool    `name:"apply-b-dec" negatable:"" help:"b_dec is subtracted from its input."`
-	ModelName     string   `placeholder:"REPO" help:"The model that it was trained on."`
-	Hook          string   `placeholder:"HOOK" help:"Where it reads: blocks.8.hook_resid_post."`
-	HookOut       string   `placeholder:"HOOK" help:"What a transcoder predicts."`
-	Layer         *int     `placeholder:"L" help:"Which layer it reads; of files that hold several, the one to take."`
-	Repo          string   `placeholder:"OWNER/NAME" help:"Where it was published: some facts are known by it."`
-}
-
-func (f saeFacts) option() checkpoint.SAEOption {
-	return checkpoint.WithFacts(checkpoint.SAEFacts{
-		ScalingFactor: f.ScalingFactor, Normalization: f.Normalize, Architecture: f.Architecture, K: f.K, ApplyBDecToInput: f.ApplyBDec,
-		ModelName: f.ModelName, Hook: f.Hook, HookOut: f.HookOut, Layer: f.Layer, Repo: f.Repo,
-	})
 }
 
 // Help is shown by kong below the flags.
@@ -55,7 +36,7 @@ func (c *encodeCmd) Run(ctx context.Context) error {
 		return err
 	}
 	return c.with(func(r *torch.Runtime) error {
-		return withSAE(ctx, r, c.SAE, c.Fold, c.option(), func(a *torch.SAE) error {
+		return withSAE(ctx, r, c.SAE, c.Fold, checkpoint.WithFacts(c.Facts(c.Repo)), func(a *torch.SAE) error {
 			config := a.Config()
 			s, err := shapesOf(config, shape)
 			if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+
+	"github.com/featuremill/featuremill/cmd/internal/wiring"
 )
 
 type importCmd struct {
@@ -54,7 +56,7 @@ func (c *importModelCmd) Run(ctx context.Context) error {
 type importSAECmd struct {
 	client
 	download
-	saeFacts
+	wiring.SAEFacts
 	Path  string `arg:"" help:"Folder or file, on the machine of the API; or hf:owner/name[@revision][:path]."`
 	Name  string `help:"What to call it. Empty: the folder's name."`
 	Model string `help:"Id of the model that it was trained on. Empty: the one that its config names, if it is here."`
@@ -73,7 +75,7 @@ func (c *importSAECmd) Run(ctx context.Context) error {
 	if ok {
 		body = with(with(c.body(ref), "filepath", ref.Path), "name", c.Name)
 	}
-	said, err := json.Marshal(c.facts()) // under the names that the API knows
+	said, err := json.Marshal(c.Facts("")) // under the names that the API knows
 	if err != nil {
 		return err
 	}

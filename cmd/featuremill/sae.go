@@ -28,29 +28,8 @@ type inspectCmd struct {
 	JSON bool             `name:"json" help:"As JSON."`
 	Hub  wiring.HubConfig `embed:"" prefix:"hub-"`
 
-	saeFacts
+	wiring.SAEFacts
 	Repo string `placeholder:"OWNER/NAME" help:"Where it was published: some facts are known by it."`
-}
-
-// saeFacts are what a person may have to say of an SAE whose files leave it open.
-type saeFacts struct {
-	ScalingFactor  *float64 `placeholder:"S" help:"For an SAE normalised as expected_average_only_in: sqrt(d_in) / mean norm of its training data."`
-	Normalize      string   `enum:",none,expected_average_only_in,constant_norm_rescale,layer_norm" default:"" placeholder:"HOW" help:"How its input is normalised: none, expected_average_only_in, constant_norm_rescale or layer_norm."`
-	K              int      `placeholder:"N" help:"How many latents a top-k SAE keeps."`
-	Architecture   string   `placeholder:"NAME" help:"How latents are chosen, where the weights leave it open: standard or topk."`
-	ApplyBDec      *bool    `name:"apply-b-dec" negatable:"" help:"b_dec is subtracted from its input."`
-	ModelName      string   `placeholder:"REPO" help:"The model that it was trained on."`
-	Hook           string   `placeholder:"HOOK" help:"Where it reads: blocks.8.hook_resid_post."`
-	HookOut        string   `placeholder:"HOOK" help:"What a transcoder predicts."`
-	Layer          *int     `placeholder:"L" help:"Which layer it reads; of files that hold several, the one to take."`
-	SkipTransposed *bool    `negatable:"" help:"Gemma Scope 2: the affine skip connection is transposed in the file."`
-}
-
-func (f saeFacts) facts() checkpoint.SAEFacts {
-	return checkpoint.SAEFacts{
-		ScalingFactor: f.ScalingFactor, Normalization: f.Normalize, K: f.K, Architecture: f.Architecture, ApplyBDecToInput: f.ApplyBDec, ModelName: f.ModelName,
-		Hook: f.Hook, HookOut: f.HookOut, Layer: f.Layer, SkipTransposed: f.SkipTransposed,
-	}
 }
 
 func (c *inspectCmd) Run(ctx context.Context) (err error) {
@@ -61,9 +40,7 @@ func (c *inspectCmd) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	facts := c.facts()
-	facts.Repo = c.Repo
-	s, err := checkpoint.OpenSAE(path, checkpoint.WithFacts(facts))
+	s, err := checkpoint.OpenSAE(path, checkpoint.WithFacts(c.Facts(c.Repo)))
 	if err != nil {
 		return err
 	}
