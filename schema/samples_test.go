@@ -11,6 +11,7 @@ import (
 	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/feature"
 	"github.com/featuremill/featuremill/domain/fileset"
+	"github.com/featuremill/featuremill/domain/generation"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/source"
@@ -87,6 +88,9 @@ func samples() ([]event.Data, error) {
 		extraction.Resumed{SourceKey: src.Key(), SAEID: src.ID(), ModelID: "m_1", DatasetID: "ds_1", Plan: true, Missing: []extraction.Run{{From: 4, To: 8}}, Profile: profile},
 		extraction.Extended{SourceKey: src.Key(), SAEID: src.ID(), ModelID: "m_1", DatasetID: "ds_1", EvaluationSamples: 20_000},
 		extraction.Deleted{},
+		generation.FoldRequested{Reason: "asked for"},
+		generation.Folded{Through: 14, Key: digest("c5"), FoldVersion: 1, Segments: 8, Latents: 3072, Seconds: 5.25},
+		generation.FoldFailed{Through: 14, Code: "artifact_missing", Detail: "the artifact of segment 3 is not in the store"},
 		feature.Named{Latent: latent, Name: "river banks", Category: "geography", By: feature.User},
 		feature.Described{Latent: latent, Description: "banks of rivers, not of money", By: feature.LLM},
 		feature.Noted{Latent: latent, Notes: "compare 87"},

@@ -35,6 +35,9 @@ type Blob interface {
 	Size() int64
 }
 
+// ErrUnavailable is wrapped by what may pass when it is tried again: a store that does not answer, or not now.
+var ErrUnavailable = errors.New("the store is away")
+
 // FileKey is the key of a file that is known by its digest alone.
 func FileKey(sha256 string) string { return "files/" + sha256[:2] + "/" + sha256 }
 

@@ -97,7 +97,11 @@ func (l *Log) prepare(r eventlog.Request, archive []event.ID) (*appendCall, erro
 			if l.cfg.Effects == nil {
 				continue
 			}
-			for _, e := range l.cfg.Effects(s.Stream, p.Data) {
+			done, err := l.cfg.Effects(s.Stream, p.Data)
+			if err != nil {
+				return nil, fmt.Errorf("append: the effects of %s on %s are not known: %w", p.Data.EventType(), s.Stream, err)
+			}
+			for _, e := range done {
 				row, err := encodeEffect(e)
 				if err != nil {
 					return nil, fmt.Errorf("effects of %s on %s: %w", p.Data.EventType(), s.Stream, err)
@@ -235,6 +239,8 @@ type effect struct {
 	Kind        string `json:"kind,omitempty"`
 	Subject     string `json:"subject,omitempty"`
 	Index       int    `json:"index"`
+	Until       int    `json:"until,omitempty"`
+	Fence       int64  `json:"fence,omitempty"`
 	Requirement string `json:"requirement,omitempty"`
 }
 
@@ -247,7 +253,7 @@ func encodeEffect(e eventlog.Effect) (effect, error) {
 	case eventlog.RefuseIfReserved:
 		return effect{Op: "refuse", Key: e.Key}, nil
 	case eventlog.OpenWork:
-		return effect{Op: "open", Kind: e.Work.Kind, Subject: e.Work.Subject, Index: e.Work.Index, Requirement: e.Requirement}, nil
+		return effect{Op: "open", Kind: e.Work.Kind, Subject: e.Work.Subject, Index: e.Work.Index, Until: e.Until, Requirement: e.Requirement}, nil
 	case eventlog.CloseWork:
 		return effect{Op: "close", Kind: e.Work.Kind, Subject: e.Work.Subject, Index: e.Work.Index}, nil
 	case eventlog.CloseAllWork:
@@ -282,10 +288,12 @@ func encodeSide(r eventlog.Request, effects []effect, archive []event.ID) ([]byt
 	if i := r.Idempotency; i != nil {
 		side.Idempotency = &key{i.Key, hex.EncodeToString(i.Fingerprint[:]), i.Status, i.Resource}
 	}
-	if f := r.Fence; f != nil {
+	if f := r.Fence; f != nil && f.Owner == "" {
+		side.Effects = append([]effect{{Op: "unheld", Kind: f.Work.Kind, Subject: f.Work.Subject, Index: f.Work.Index, Fence: f.Fence}}, effects...)
+	} else if f != nil {
 		side.Fence = &fence{f.Work.Kind, f.Work.Subject, f.Work.Index, f.Owner, f.Fence}
 	}
-	if side.Idempotency == nil && side.Fence == nil && len(effects) == 0 && len(archive) == 0 {
+	if side.Idempotency == nil && side.Fence == nil && len(side.Effects) == 0 && len(archive) == 0 {
 		return nil, nil
 	}
 	return json.Marshal(side)

@@ -50,6 +50,11 @@ func refusal(err error, r eventlog.Request) error {
 	return unavailable(err)
 }
 
+// storable is a text as PostgreSQL can hold it.
+func storable(text string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", "␀"), "\uFFFD")
+}
+
 // unavailable wraps what may pass when it is tried again in eventlog.ErrUnavailable, and leaves the rest alone.
 func unavailable(err error) error {
 	if err == nil || errors.Is(err, eventlog.ErrUnavailable) {

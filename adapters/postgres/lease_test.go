@@ -87,7 +87,15 @@ func TestTheThirdLossIsReportedUntilAnEventClosesTheWork(t *testing.T) {
 			require.Empty(t, lost)
 			continue
 		}
-		require.Equal(t, []eventlog.Lost{{Work: segment, Attempts: 3}}, lost)
+		require.Len(t, lost, 1)
+		require.Equal(t, segment, lost[0].Work)
+		require.Equal(t, 3, lost[0].Attempts)
+		require.Len(t, lost[0].Causes, 3)
+		for i, c := range lost[0].Causes {
+			require.Equal(t, i+1, c.Attempt)
+			require.Equal(t, "lost", c.Outcome)
+			require.Contains(t, c.Detail, "no sign of life")
+		}
 	}
 	require.Nil(t, claim(t, log, "worker-2"), "it is not given out a fourth time")
 	lost, err := log.Reap(t.Context())

@@ -58,6 +58,7 @@ type Log struct {
 	cfg  Config
 	pool *pgxpool.Pool
 
+	absent      absences
 	wakes       wakes
 	startListen func() // once, at the first Listen: a short command needs no listener
 	stop        context.CancelFunc

@@ -32,7 +32,7 @@ func (r Report) OK() bool { return len(r.Faults) == 0 }
 
 // Fault is one thing that is wrong.
 type Fault struct {
-	Check    string // chain, position, stream version, digest, time, type, archive, reservation, work, idempotency key, checkpoint
+	Check    string // chain, position, stream version, digest, time, type, effects, archive, reservation, work, idempotency key, checkpoint
 	Position int64  // 0 where no event is to blame
 	Stream   string
 	Detail   string
@@ -140,7 +140,13 @@ func (v *verification) event(r event.Recorded) {
 		}
 	}
 	if v.effects != nil {
-		v.side.apply(v.effects(r.Stream, data))
+		effects, err := v.effects(r.Stream, data)
+		if err != nil {
+			v.fault(r, "effects", "what it does to reservations and work cannot be told: %v", err)
+			v.unfolded = true
+			return
+		}
+		v.side.apply(effects)
 	}
 }
 
@@ -206,8 +212,10 @@ func (s sideTables) apply(effects []eventlog.Effect) {
 				}
 			}
 		case eventlog.OpenWork:
-			if _, open := s.work[e.Work]; !open {
-				s.work[e.Work] = e.Requirement
+			for work := e.Work; work.Index == e.Work.Index || work.Index < e.Until; work.Index++ {
+				if _, open := s.work[work]; !open {
+					s.work[work] = e.Requirement
+				}
 			}
 		case eventlog.CloseWork:
 			delete(s.work, e.Work)

@@ -47,7 +47,7 @@ func (w *Worker) corpus(ctx context.Context, task *Task) error {
 	switch {
 	case err == nil:
 		err = data.Close()
-	case stopped(err):
+	case stopped(err), outage(err):
 		err = errors.Join(err, data.Close())
 	default:
 		err = &Failure{Code: "corpus_failed", Detail: err.Error(), Err: errors.Join(err, data.Close())}
@@ -196,9 +196,4 @@ func (r reporting) EncodeBatch(ctx context.Context, texts []string) ([]corpora.E
 		return nil, err
 	}
 	return r.Tokenizer.EncodeBatch(ctx, texts)
-}
-
-// stopped reports whether work ended because it was called off, not because it failed.
-func stopped(err error) bool {
-	return errors.Is(err, ErrStopping) || errors.Is(err, ErrLost) || errors.Is(err, context.Canceled)
 }

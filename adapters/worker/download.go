@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/featuremill/featuremill/adapters/library"
@@ -47,7 +46,7 @@ func (i *Importer) call(work eventlog.Work) command.Call {
 // Fail records why a download ended. It is Config.OnFailure.
 func (i *Importer) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) error {
 	i.tokens.Put(lease.Work.Subject, "")
-	_, err := i.commands.FailDownload(ctx, i.call(lease.Work), &lease, lease.Work, f.Code, f.Detail)
+	_, err := i.commands.FailDownload(ctx, i.call(lease.Work), lease.Held(), f.Code, f.Detail)
 	return err
 }
 
@@ -194,12 +193,14 @@ func failedDownload(err error) error {
 	var p *problem.Error
 	var fenced *eventlog.FencedError
 	switch {
-	case err == nil, errors.Is(err, ErrLost), errors.Is(err, ErrStopping), errors.Is(err, eventlog.ErrUnavailable), errors.As(err, &fenced):
+	case err == nil, errors.Is(err, ErrLost), errors.Is(err, ErrStopping), errors.As(err, &fenced):
+		return err
+	case diskFull(err):
+		return &Failure{Code: "disk_full", Detail: "no room is left where files are kept: make room and ask again; what has arrived is kept: " + err.Error(), Resumable: true, Err: err}
+	case outage(err):
 		return err
 	case errors.As(err, &p):
 		return &Failure{Code: p.Code, Detail: p.Error(), Resumable: true, Err: err}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &Failure{Code: "disk_full", Detail: "no room is left where files are kept: make room and ask again; what has arrived is kept: " + err.Error(), Resumable: true, Err: err}
 	}
 	return &Failure{Code: "download_failed", Detail: err.Error(), Resumable: true, Err: err}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
+	"github.com/featuremill/featuremill/domain/generation"
 	"github.com/featuremill/featuremill/domain/model"
-	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/training"
 )
@@ -148,7 +148,7 @@ func untilRecorded(ctx context.Context, task *Task, do func() error) error {
 	for {
 		err := do()
 		switch {
-		case problem.Is(err, "wrong_status"), problem.Is(err, "extraction_not_found"):
+		case err != nil && over(err):
 			return errors.Join(ErrLost, err) // it ended meanwhile
 		case !errors.Is(err, eventlog.ErrUnavailable):
 			return err
@@ -173,13 +173,13 @@ func (w *Worker) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) err
 	call := w.call(&Task{Lease: lease})
 	switch lease.Work.Kind {
 	case facts.CorpusWork:
-		_, err := w.commands.FailCorpus(ctx, call, lease, corpus.Failed{Chunk: lease.Work.Index, Code: f.Code, Detail: f.Detail})
+		_, err := w.commands.FailCorpus(ctx, call, lease.Held(), corpus.Failed{Chunk: lease.Work.Index, Code: f.Code, Detail: f.Detail})
 		return err
 	case facts.SelfTestWork:
-		_, err := w.commands.FailSAESelfTest(ctx, call, &lease, saeOf(lease.Work), f.Code, f.Detail)
+		_, err := w.commands.FailSAESelfTest(ctx, call, lease.Held(), saeOf(lease.Work), f.Code, f.Detail)
 		return err
 	}
-	_, err := w.commands.FailWork(ctx, call, lease, lease.Work.Subject, extraction.Failed{Code: f.Code, Detail: f.Detail, Segment: segmentOf(lease.Work), Resumable: f.Resumable})
+	_, err := w.commands.FailWork(ctx, call, lease.Held(), lease.Work.Subject, extraction.Failed{Code: f.Code, Detail: f.Detail, Segment: segmentOf(lease.Work), Resumable: f.Resumable})
 	return err
 }
 
@@ -190,21 +190,21 @@ func (w *Worker) Lost(ctx context.Context, lost eventlog.Lost) error {
 
 // recordLost ends what lost work belongs to, whatever its kind: every loop finds the lost work of all.
 func recordLost(ctx context.Context, commands *command.Handler, call command.Call, lost eventlog.Lost) error {
-	detail := fmt.Sprintf("%s was given to %d workers and none came back: they were killed, ran out of memory, or hung; ", lost.Work, lost.Attempts)
-	if lost.Work.Kind == facts.SelfTestWork {
-		_, err := commands.FailSAESelfTest(ctx, call, nil, saeOf(lost.Work), "worker_lost", detail+"ask again when that is mended")
-		return err
-	}
-	detail += "resume when that is mended"
+	detail := fmt.Sprintf("%s was given to %d processes and none came back: they were killed, ran out of memory, or hung (%s)", lost.Work, lost.Attempts, told(lost.Causes))
+	again := detail + "; resume when that is mended"
+	var err error
 	switch lost.Work.Kind {
+	case facts.SelfTestWork:
+		_, err = commands.FailSAESelfTest(ctx, call, lost.Held(), saeOf(lost.Work), "worker_lost", detail+"; ask again when that is mended")
 	case facts.CorpusWork:
-		_, err := commands.FailLostCorpus(ctx, call, lost.Work.Subject, corpus.Failed{Chunk: lost.Work.Index, Code: "worker_lost", Detail: detail})
-		return err
+		_, err = commands.FailCorpus(ctx, call, lost.Held(), corpus.Failed{Chunk: lost.Work.Index, Code: "worker_lost", Detail: again})
 	case facts.DownloadWork:
-		_, err := commands.FailDownload(ctx, call, nil, lost.Work, "worker_lost", detail)
-		return err
+		_, err = commands.FailDownload(ctx, call, lost.Held(), "worker_lost", again)
+	case facts.FoldWork:
+		_, err = commands.FailFold(ctx, call, lost.Held(), generation.FoldFailed{Code: "worker_lost", Detail: detail + "; ask for the fold again when that is mended"})
+	default:
+		_, err = commands.FailWork(ctx, call, lost.Held(), lost.Work.Subject, extraction.Failed{Code: "worker_lost", Detail: again, Segment: segmentOf(lost.Work), Resumable: true})
 	}
-	_, err := commands.FailExtraction(ctx, call, lost.Work.Subject, extraction.Failed{Code: "worker_lost", Detail: detail, Segment: segmentOf(lost.Work), Resumable: true})
 	return err
 }
 

@@ -15,33 +15,11 @@ import (
 
 // Job does one kind of work.
 type Job interface {
-	// Do works until it is done. It calls task.Batch after every batch and returns its error at once.
-	// A *Failure ends what the work belongs to; any other error gives the work back to be tried again.
+	// Do works until it is done. It calls task.Batch after every batch and returns its error at once. nil = done: an
+	// event has closed the work, or it is not wanted any more. A *Failure ends what the work belongs to, a Later puts it
+	// off. Any other error puts it off with its cause: an outage for as long as it lasts, all else a few times.
 	Do(ctx context.Context, task *Task) error
 }
-
-// Failure says that the work cannot be done, by anyone or by this worker.
-type Failure struct {
-	Code      string
-	Detail    string
-	Resumable bool
-	Err       error
-}
-
-func (f *Failure) Error() string {
-	if f.Err != nil {
-		return fmt.Sprintf("%s: %s: %v", f.Code, f.Detail, f.Err)
-	}
-	return f.Code + ": " + f.Detail
-}
-
-func (f *Failure) Unwrap() error { return f.Err }
-
-// ErrStopping says that the process was asked to stop: the lease is given back.
-var ErrStopping = errors.New("the worker is stopping")
-
-// ErrLost says that the lease is no longer held: the work was called off, or given to another worker.
-var ErrLost = errors.New("the lease was lost")
 
 // Task is a piece of work that this process holds the lease of.
 type Task struct {
@@ -101,7 +79,7 @@ type Config struct {
 	Wake         <-chan struct{} // something may have been opened; nil = polling only
 	Poll         time.Duration   // how often to look without being woken [500 ms]
 	Heartbeat    time.Duration   // a third of the lease's life [10 s]
-	ReapEvery    time.Duration   // how often to look for leases that were lost [5 s]
+	ReapEvery    time.Duration   // how often to look for leases that were lost [400 ms]
 	Hung         time.Duration   // a job without a report for max(Hung, 10 × its longest batch) ends the process [2 min]
 	OnHung       func(eventlog.Lease)
 	OnFailure    func(context.Context, eventlog.Lease, *Failure) error // records that the work cannot be done
@@ -113,7 +91,7 @@ func (c *Config) defaults() {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&c.Poll, 500 * time.Millisecond}, {&c.Heartbeat, 10 * time.Second}, {&c.ReapEvery, 5 * time.Second}, {&c.Hung, 2 * time.Minute}} {
+	}{{&c.Poll, 500 * time.Millisecond}, {&c.Heartbeat, 10 * time.Second}, {&c.ReapEvery, 400 * time.Millisecond}, {&c.Hung, 2 * time.Minute}} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
@@ -136,6 +114,9 @@ func NewLoop(leases eventlog.Leases, cfg Config) *Loop {
 	return &Loop{leases: leases, cfg: cfg}
 }
 
+// attendWait is how long the first claim waits for a session. Without one, a lease is known by its time alone.
+const attendWait = 5 * time.Second
+
 // Run works until ctx ends; then it finishes the batch, gives the lease back and returns nil.
 func (l *Loop) Run(ctx context.Context) error {
 	kinds := make([]string, 0, len(l.cfg.Jobs))
@@ -144,7 +125,16 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	session, end := context.WithCancel(context.WithoutCancel(ctx)) // until the last lease is given back
+	defer end()
+	attended := make(chan struct{})
+	wg.Go(func() { l.leases.Attend(session, l.cfg.Owner, sync.OnceFunc(func() { close(attended) })) })
 	wg.Go(func() { l.reap(ctx) })
+	select {
+	case <-attended:
+	case <-ctx.Done():
+	case <-time.After(attendWait):
+	}
 	poll := time.NewTicker(l.cfg.Poll)
 	defer poll.Stop()
 	for ctx.Err() == nil {
@@ -167,7 +157,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	return nil
 }
 
-// Do does one piece of work whose lease this process holds. It reports whether the work was done.
+// Do does one piece of work whose lease this process holds. It reports whether to look for more at once.
 func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 	log := l.cfg.Logger.With("work", lease.Work.String(), "fence", lease.Fence, "attempt", lease.Attempt)
 	task := &Task{Lease: lease, stop: ctx.Done(), lost: make(chan struct{}), reports: &reports{}}
@@ -186,52 +176,69 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 	stopBeat()
 	wg.Wait()
 	cancel()
-
-	after, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer done()
-	var failure *Failure
-	var fenced *eventlog.FencedError
 	select {
 	case <-task.lost:
 		err = errors.Join(ErrLost, err)
 	default:
 	}
+
+	// While the log is away nothing can be said to it. After the lease's life it does not matter any more.
+	after, done := context.WithTimeout(context.WithoutCancel(ctx), min(max(lease.Life, time.Second), 10*time.Second))
+	defer done()
+	end := func(do func() error) bool { return l.untilSaid(after, log, do) }
+	var failure *Failure
+	var later Later
 	switch {
 	case err == nil:
 		log.Info("done", "seconds", time.Since(started).Seconds())
-		return true
-	case errors.Is(err, ErrLost) || errors.As(err, &fenced):
+		// Usually an event has closed it. What is still open is not wanted by anybody who could say so: it must not wait for its lease.
+		return end(func() error { return l.leases.PutOff(after, lease, eventlog.Pause{After: firstPause}) })
+	case errors.Is(err, ErrLost) || over(err):
 		log.Info("called off, or given to another worker")
 		return true
 	case errors.Is(err, ErrStopping):
 		log.Info("given back")
-	case errors.As(err, &failure):
-		log.Error("failed", "error", err)
-		err := l.cfg.OnFailure(after, lease, failure)
-		if err == nil || errors.As(err, &fenced) {
-			return true
-		}
-		log.Error("record the failure", "error", err)
-	case errors.Is(err, eventlog.ErrUnavailable):
-		log.Warn("given back: the log is away", "error", err)
-		l.giveBack(after, lease)
+		end(func() error { return l.leases.ReleaseLease(after, lease) })
 		return false
+	case errors.As(err, &later):
+		return end(func() error { return l.leases.PutOff(after, lease, eventlog.Pause{After: later.After}) })
+	case errors.As(err, &failure):
 	default:
-		log.Error("given back to be tried again", "error", err)
-		return false // the lease runs out and counts as an attempt: what always breaks must end
+		if p := putOff(lease, err); p != nil {
+			log.Warn("put off", "seconds", p.After.Seconds(), "error", err)
+			end(func() error { return l.leases.PutOff(after, lease, *p) })
+			return false
+		}
+		failure = &Failure{Code: "failed_repeatedly", Resumable: true, Err: err,
+			Detail: fmt.Sprintf("it was tried %d times, and failed each time; the last time: %s", lease.Failures+1, err)}
 	}
-	if err := l.leases.ReleaseLease(after, lease); err != nil && !errors.As(err, &fenced) {
-		log.Warn("give the lease back", "error", err)
-	}
-	return false
+	log.Error("failed", "error", failure)
+	return end(func() error {
+		err := l.cfg.OnFailure(after, lease, failure)
+		if err != nil && over(err) {
+			log.Info("what it belongs to has ended meanwhile")
+			return nil
+		}
+		return err
+	})
 }
 
-// giveBack frees a lease when the log is back: that it was away is not the work's fault, and no attempt is counted.
-func (l *Loop) giveBack(ctx context.Context, lease eventlog.Lease) {
-	for l.leases.ReleaseLease(ctx, lease) != nil {
+// untilSaid repeats what the log could not take because it was away. Whatever was not said is found out by the
+// lease, which runs out: that costs no attempt.
+func (l *Loop) untilSaid(ctx context.Context, log *slog.Logger, do func() error) bool {
+	for {
+		err := do()
+		switch {
+		case err == nil:
+			return true
+		case !errors.Is(err, eventlog.ErrUnavailable):
+			log.Error("tell the log how work ended", "error", err)
+			return false
+		}
 		select {
 		case <-ctx.Done():
-			return // it runs out by itself
+			log.Warn("the log was not told how work ended: it is away", "error", err)
+			return false
 		case <-time.After(l.cfg.Poll):
 		}
 	}
@@ -241,7 +248,7 @@ func (l *Loop) giveBack(ctx context.Context, lease eventlog.Lease) {
 func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) {
 	tick := time.NewTicker(l.cfg.Heartbeat)
 	defer tick.Stop()
-	expires := task.Lease.ExpiresAt
+	renewed := time.Now() // by this machine's clock, which need not be the server's
 	for {
 		select {
 		case <-ctx.Done():
@@ -256,24 +263,22 @@ func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) {
 			return
 		}
 		// A database that does not answer must not keep the watchdog from looking.
+		asked := time.Now()
 		try, cancel := context.WithTimeout(ctx, max(l.cfg.Heartbeat, 5*time.Second))
-		until, err := l.leases.Heartbeat(try, task.Lease, task.reports.progress())
+		_, err := l.leases.Heartbeat(try, task.Lease, task.reports.progress())
 		cancel()
 		var fenced *eventlog.FencedError
 		switch {
 		case err == nil:
-			expires = until
+			renewed = asked
 		case ctx.Err() != nil:
 			return
 		case errors.As(err, &fenced):
 			close(task.lost)
 			return
-		case time.Now().After(expires): // the store is away and the lease has run out: nobody can know who holds it
-			log.Warn("heartbeat", "error", err)
-			close(task.lost)
-			return
 		default:
-			log.Warn("heartbeat", "error", err)
+			// It may have run out by now. What is computed meanwhile still counts if nobody else was given the work.
+			log.Warn("heartbeat", "error", err, "seconds", time.Since(renewed).Seconds())
 		}
 	}
 }
@@ -282,6 +287,7 @@ func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) {
 func (l *Loop) reap(ctx context.Context) {
 	tick := time.NewTicker(l.cfg.ReapEvery)
 	defer tick.Stop()
+	told := map[eventlog.Work]bool{} // that it cannot be recorded
 	for {
 		select {
 		case <-ctx.Done():
@@ -293,7 +299,12 @@ func (l *Loop) reap(ctx context.Context) {
 			l.cfg.Logger.Warn("reap", "error", err)
 		}
 		for _, w := range lost {
-			if err := l.cfg.OnLost(ctx, w); err != nil && ctx.Err() == nil {
+			err := l.cfg.OnLost(ctx, w)
+			switch {
+			case err == nil || over(err) || ctx.Err() != nil:
+				delete(told, w.Work)
+			case !told[w.Work]:
+				told[w.Work] = true
 				l.cfg.Logger.Error("record lost work", "work", w.Work.String(), "error", err)
 			}
 		}

@@ -121,7 +121,7 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	n := contextLength(in)
 	found, err := corpus.First(ctx, data, reporting{tokens, task}, corpus.Options{Mode: corpus.Mode(c.Mode), ContextLength: n, Seed: uint64(c.Seed)}, int64(2*selfTestTokens+n))
 	if err != nil {
-		if stopped(err) {
+		if stopped(err) || outage(err) {
 			return extraction.SelfTest{}, err
 		}
 		return extraction.SelfTest{}, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
@@ -181,7 +181,9 @@ func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs) (corpo
 		return none, missing("the dataset's files", err)
 	}
 	id, err := corpus.ID(ctx, data, in.model.Tokenizer, buildOptions(options))
-	if err := errors.Join(err, data.Close()); err != nil {
+	if err := errors.Join(err, data.Close()); outage(err) {
+		return none, err
+	} else if err != nil {
 		return none, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
 	}
 	request := corpora.Requested{

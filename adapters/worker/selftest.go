@@ -138,7 +138,7 @@ func failedTest(err error) error {
 	var failure *Failure
 	var refused *problem.Error
 	switch {
-	case stopped(err), errors.Is(err, eventlog.ErrUnavailable), errors.As(err, &failure):
+	case stopped(err), outage(err), errors.As(err, &failure):
 		return err
 	case errors.As(err, &refused):
 		return &Failure{Code: refused.Code, Detail: refused.Error(), Err: err}

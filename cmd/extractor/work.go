@@ -17,7 +17,7 @@ type workCmd struct {
 	wiring.Config
 	device
 	Heartbeat time.Duration `hidden:"" default:"3s" env:"FEATUREMILL_HEARTBEAT"`
-	ReapEvery time.Duration `hidden:"" default:"5s" env:"FEATUREMILL_REAP_EVERY"`
+	ReapEvery time.Duration `hidden:"" default:"400ms" env:"FEATUREMILL_REAP_EVERY"`
 	Hung      time.Duration `hidden:"" default:"2m" env:"FEATUREMILL_HUNG"`
 
 	Failpoints string `hidden:"" env:"FEATUREMILL_FAILPOINTS"`

@@ -34,7 +34,7 @@ func (h *Handler) CancelModelDownload(ctx context.Context, call Call, id string)
 
 // RecordModel records the files that the lease's holder fetched.
 func (h *Handler) RecordModel(ctx context.Context, call Call, lease eventlog.Lease, id string, f model.Facts) (Result, error) {
-	return leased(ctx, h, call, lease, model.Stream(id), id, func(s model.State) ([]event.Data, error) { return s.DecideFetched(f) })
+	return leased(ctx, h, call, lease.Held(), model.Stream(id), id, func(s model.State) ([]event.Data, error) { return s.DecideFetched(f) })
 }
 
 // DownloadSAE registers an SAE and asks for its files. A model that it is to be linked to must be there, or on its way.
@@ -80,7 +80,7 @@ func (h *Handler) RecordSAE(ctx context.Context, call Call, lease eventlog.Lease
 			c.Model = &facts
 		}
 	}
-	return leased(ctx, h, call, lease, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideFetched(c) })
+	return leased(ctx, h, call, lease.Held(), sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideFetched(c) })
 }
 
 // DownloadDataset registers a dataset and asks for its files.
@@ -106,36 +106,30 @@ func (h *Handler) CancelDatasetDownload(ctx context.Context, call Call, id strin
 
 // RecordDataset records the files that the lease's holder fetched.
 func (h *Handler) RecordDataset(ctx context.Context, call Call, lease eventlog.Lease, id string, f dataset.Facts) (Result, error) {
-	return leased(ctx, h, call, lease, dataset.Stream(id), id, func(s dataset.State) ([]event.Data, error) { return s.DecideFetched(f) })
+	return leased(ctx, h, call, lease.Held(), dataset.Stream(id), id, func(s dataset.State) ([]event.Data, error) { return s.DecideFetched(f) })
 }
 
-// FailDownload records why a download ended. lease is nil where it was lost too often for anyone to hold it.
-func (h *Handler) FailDownload(ctx context.Context, call Call, lease *eventlog.Lease, work eventlog.Work, code, detail string) (Result, error) {
-	stream := work.Subject
+// FailDownload records why a download ended.
+func (h *Handler) FailDownload(ctx context.Context, call Call, held *eventlog.Fence, code, detail string) (Result, error) {
+	stream := held.Work.Subject
 	kind, id := splitStream(stream)
 	switch kind {
 	case "model":
-		return ended(ctx, h, call, lease, stream, id, func(s model.State) ([]event.Data, error) {
+		return leased(ctx, h, call, held, stream, id, func(s model.State) ([]event.Data, error) {
 			return s.DecideFail(model.Failed{Code: code, Detail: detail})
 		})
 	case "sae":
-		return ended(ctx, h, call, lease, stream, id, func(s sae.State) ([]event.Data, error) { return s.DecideFail(sae.Failed{Code: code, Detail: detail}) })
+		return leased(ctx, h, call, held, stream, id, func(s sae.State) ([]event.Data, error) { return s.DecideFail(sae.Failed{Code: code, Detail: detail}) })
 	default:
-		return ended(ctx, h, call, lease, stream, id, func(s dataset.State) ([]event.Data, error) {
+		return leased(ctx, h, call, held, stream, id, func(s dataset.State) ([]event.Data, error) {
 			return s.DecideFail(dataset.Failed{Code: code, Detail: detail})
 		})
 	}
 }
 
-func ended[S aggregate[S]](ctx context.Context, h *Handler, call Call, lease *eventlog.Lease, stream, id string, decide func(S) ([]event.Data, error)) (Result, error) {
-	if lease == nil {
-		return change(ctx, h, call, stream, id, decide)
-	}
-	return leased(ctx, h, call, *lease, stream, id, decide)
-}
-
-// leased runs a use case on one stream that counts only while the lease is held.
-func leased[S aggregate[S]](ctx context.Context, h *Handler, call Call, lease eventlog.Lease, stream, id string, decide func(S) ([]event.Data, error)) (Result, error) {
+// leased runs a use case on one stream that counts only while the lease is held, or, for work that was lost too
+// often, while nobody has been given it since.
+func leased[S aggregate[S]](ctx context.Context, h *Handler, call Call, held *eventlog.Fence, stream, id string, decide func(S) ([]event.Data, error)) (Result, error) {
 	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
 		state, version, err := Load[S](ctx, h, stream)
 		if err != nil {
@@ -145,7 +139,7 @@ func leased[S aggregate[S]](ctx context.Context, h *Handler, call Call, lease ev
 		if err != nil || len(data) == 0 {
 			return eventlog.Request{}, id, err
 		}
-		return eventlog.Request{Streams: []eventlog.StreamAppend{{Stream: stream, Expected: version, Events: h.propose(call, data)}}, Fence: lease.Held()}, id, nil
+		return eventlog.Request{Streams: []eventlog.StreamAppend{{Stream: stream, Expected: version, Events: h.propose(call, data)}}, Fence: held}, id, nil
 	})
 }
 

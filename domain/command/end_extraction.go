@@ -22,11 +22,6 @@ func (h *Handler) CancelExtraction(ctx context.Context, call Call, id, reason st
 	return onExtraction(ctx, h, call, id, func(s extraction.State) ([]event.Data, error) { return s.DecideCancel(reason) })
 }
 
-// FailExtraction records that an extraction cannot go on.
-func (h *Handler) FailExtraction(ctx context.Context, call Call, id string, c extraction.Failed) (Result, error) {
-	return onExtraction(ctx, h, call, id, func(s extraction.State) ([]event.Data, error) { return s.DecideFail(c) })
-}
-
 // ResumeExtraction goes on from the recorded segments. What the extraction uses must still be there and fit.
 func (h *Handler) ResumeExtraction(ctx context.Context, call Call, id string) (Result, error) {
 	return h.reopen(ctx, call, id, func(s extraction.State) ([]event.Data, error) {

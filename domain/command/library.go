@@ -81,12 +81,12 @@ func (h *Handler) RequestSAESelfTest(ctx context.Context, call Call, id, modelID
 
 // RecordSAESelfTest records what the lease's holder found.
 func (h *Handler) RecordSAESelfTest(ctx context.Context, call Call, lease eventlog.Lease, id string, t sae.SelfTested) (Result, error) {
-	return leased(ctx, h, call, lease, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideSelfTested(t) })
+	return leased(ctx, h, call, lease.Held(), sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideSelfTested(t) })
 }
 
-// FailSAESelfTest records why there is no self-test. lease is nil where it was lost too often for anyone to hold it.
-func (h *Handler) FailSAESelfTest(ctx context.Context, call Call, lease *eventlog.Lease, id, code, detail string) (Result, error) {
-	return ended(ctx, h, call, lease, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideSelfTestFailed(code, detail) })
+// FailSAESelfTest records why there is no self-test.
+func (h *Handler) FailSAESelfTest(ctx context.Context, call Call, held *eventlog.Fence, id, code, detail string) (Result, error) {
+	return leased(ctx, h, call, held, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideSelfTestFailed(code, detail) })
 }
 
 // RenameSAE changes what people call an SAE.

@@ -10,7 +10,7 @@ import (
 )
 
 // fenced runs a worker's command: it counts only while the worker holds the lease.
-func (h *Handler) fenced(ctx context.Context, call Call, lease eventlog.Lease, id string, decide func(extraction.State) ([]event.Data, error)) (Result, error) {
+func (h *Handler) fenced(ctx context.Context, call Call, held *eventlog.Fence, id string, decide func(extraction.State) ([]event.Data, error)) (Result, error) {
 	stream := extraction.Stream(id)
 	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
 		s, version, err := Load[extraction.State](ctx, h, stream)
@@ -26,24 +26,24 @@ func (h *Handler) fenced(ctx context.Context, call Call, lease eventlog.Lease, i
 		}
 		return eventlog.Request{
 			Streams: []eventlog.StreamAppend{{Stream: stream, Expected: version, Events: h.propose(call, data)}},
-			Fence:   lease.Held(),
+			Fence:   held,
 		}, id, nil
 	})
 }
 
 // RecordSelfTest records the self-test of the plan's lease. An SAE that does not fit fails the extraction.
 func (h *Handler) RecordSelfTest(ctx context.Context, call Call, lease eventlog.Lease, id string, t extraction.SelfTest) (Result, error) {
-	return h.fenced(ctx, call, lease, id, func(s extraction.State) ([]event.Data, error) { return s.DecideSelfTested(t) })
+	return h.fenced(ctx, call, lease.Held(), id, func(s extraction.State) ([]event.Data, error) { return s.DecideSelfTested(t) })
 }
 
 // PlanExtraction fixes corpus, segments and compute profile.
 func (h *Handler) PlanExtraction(ctx context.Context, call Call, lease eventlog.Lease, id string, c extraction.Planned) (Result, error) {
-	return h.fenced(ctx, call, lease, id, func(s extraction.State) ([]event.Data, error) { return s.DecidePlan(c) })
+	return h.fenced(ctx, call, lease.Held(), id, func(s extraction.State) ([]event.Data, error) { return s.DecidePlan(c) })
 }
 
-// FailWork fails the extraction whose lease the worker holds.
-func (h *Handler) FailWork(ctx context.Context, call Call, lease eventlog.Lease, id string, c extraction.Failed) (Result, error) {
-	return h.fenced(ctx, call, lease, id, func(s extraction.State) ([]event.Data, error) { return s.DecideFail(c) })
+// FailWork fails the extraction whose lease the worker holds, or whose work was lost too often.
+func (h *Handler) FailWork(ctx context.Context, call Call, held *eventlog.Fence, id string, c extraction.Failed) (Result, error) {
+	return h.fenced(ctx, call, held, id, func(s extraction.State) ([]event.Data, error) { return s.DecideFail(c) })
 }
 
 // RecordSegment records a segment's artifact; the last one completes the extraction in the same
@@ -51,7 +51,7 @@ func (h *Handler) FailWork(ctx context.Context, call Call, lease eventlog.Lease,
 // *extraction.SegmentMismatchError.
 func (h *Handler) RecordSegment(ctx context.Context, call Call, lease eventlog.Lease, id string, c extraction.SegmentRecorded) (Result, error) {
 	var mismatch *extraction.SegmentMismatchError
-	res, err := h.fenced(ctx, call, lease, id, func(s extraction.State) ([]event.Data, error) { return s.DecideRecord(c) })
+	res, err := h.fenced(ctx, call, lease.Held(), id, func(s extraction.State) ([]event.Data, error) { return s.DecideRecord(c) })
 	if !errors.As(err, &mismatch) {
 		return res, err
 	}

@@ -35,7 +35,7 @@ func TestASelfTestCountsWhileItsLeaseIsHeld(t *testing.T) {
 	_, err = b.LinkSAE(t.Context(), call, "sae_a", "other")
 	require.NoError(t, err)
 	var fenced *eventlog.FencedError
-	_, err = b.FailSAESelfTest(t.Context(), call, atFirst, "sae_a", "not_finite", "NaN")
+	_, err = b.FailSAESelfTest(t.Context(), call, atFirst.Held(), "sae_a", "not_finite", "NaN")
 	require.ErrorAs(t, err, &fenced, "it was linked to another model meanwhile")
 	lease := b.claimTest(t)
 	require.NotNil(t, lease)

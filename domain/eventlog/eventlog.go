@@ -32,7 +32,7 @@ type Idempotency struct {
 // only while that row still carries this owner and fence.
 type Fence struct {
 	Work  Work
-	Owner string
+	Owner string // "" = nobody may hold it
 	Fence int64
 }
 
@@ -86,9 +86,10 @@ type Reserve struct {
 // Release gives back everything that Holder holds.
 type Release struct{ Holder string }
 
-// OpenWork adds a work row; one that is there already stays as it is.
+// OpenWork adds a work row, or one for each index up to Until; one that is there already stays as it is.
 type OpenWork struct {
 	Work        Work
+	Until       int    // the index after the last; 0 = there is one row only
 	Requirement string // the compute profile that a worker must have; "" = any worker will do
 }
 
@@ -108,5 +109,6 @@ func (CloseWork) effect()        {}
 func (CloseAllWork) effect()     {}
 func (RefuseIfReserved) effect() {}
 
-// Effects says what an event of a stream does to the side tables. It is pure.
-type Effects func(stream string, data event.Data) []Effect
+// Effects says what an event of a stream does to the side tables. It is pure. An event whose effects it
+// cannot tell is not appended: nothing may be active that nobody has reserved.
+type Effects func(stream string, data event.Data) ([]Effect, error)

@@ -15,6 +15,7 @@ import (
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/feature"
+	"github.com/featuremill/featuremill/domain/generation"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/source"
@@ -29,6 +30,7 @@ const (
 
 	DownloadWork = "download" // fetch a model, an SAE or a dataset from a hub; its subject is the stream
 	SelfTestWork = "selftest" // test an SAE at its model; its subject is the stream
+	FoldWork     = "fold"     // fold an extraction's artifacts into tables; open while there is something to fold
 )
 
 // Registry returns the registry of every event type.
@@ -73,6 +75,9 @@ func Registry() (*event.Registry, error) {
 		event.Register[extraction.Resumed](r, 1, nil),
 		event.Register[extraction.Extended](r, 1, nil),
 		event.Register[extraction.Deleted](r, 1, nil),
+		event.Register[generation.FoldRequested](r, 1, nil),
+		event.Register[generation.Folded](r, 1, nil),
+		event.Register[generation.FoldFailed](r, 1, nil),
 		event.Register[feature.Named](r, 1, nil),
 		event.Register[feature.Described](r, 1, nil),
 		event.Register[feature.Noted](r, 1, nil),
@@ -111,44 +116,64 @@ func reserve(holder string, src source.Source, sae, model, dataset string) []eve
 func segments(id string, runs []extraction.Run, requirement string) []eventlog.Effect {
 	var out []eventlog.Effect
 	for _, r := range runs {
-		for i := r.From; i < r.To; i++ {
-			out = append(out, eventlog.OpenWork{Work: eventlog.Work{Kind: SegmentWork, Subject: id, Index: i}, Requirement: requirement})
+		if r.From < r.To {
+			out = append(out, eventlog.OpenWork{Work: eventlog.Work{Kind: SegmentWork, Subject: id, Index: r.From}, Until: r.To, Requirement: requirement})
 		}
 	}
 	return out
 }
 
-// Effects says what an event does to reservations and work.
-func Effects(stream string, d event.Data) []eventlog.Effect {
+// Effects says what an event does to reservations and work. It fails for what would otherwise make an
+// extraction active without a reservation.
+func Effects(stream string, d event.Data) ([]eventlog.Effect, error) {
 	_, id, _ := strings.Cut(stream, "-")
 	plan := eventlog.Work{Kind: PlanWork, Subject: id}
-	end := []eventlog.Effect{eventlog.CloseAllWork{Subject: id}, eventlog.Release{Holder: id}}
 	switch e := d.(type) {
 	case extraction.Requested:
-		return append(reserve(id, e.Source, e.Source.SAEID(), e.ModelID, e.DatasetID), eventlog.OpenWork{Work: plan})
+		if e.Source.IsZero() {
+			return nil, fmt.Errorf("%s names no source", e.EventType())
+		}
+		return append(reserve(id, e.Source, e.Source.SAEID(), e.ModelID, e.DatasetID), eventlog.OpenWork{Work: plan}), nil
 	case extraction.Extended:
 		src, err := source.FromKey(e.SourceKey)
 		if err != nil {
-			return nil
+			return nil, err
 		}
-		return append(reserve(id, src, e.SAEID, e.ModelID, e.DatasetID), eventlog.OpenWork{Work: plan})
+		return append(reserve(id, src, e.SAEID, e.ModelID, e.DatasetID), eventlog.OpenWork{Work: plan}), nil
 	case extraction.Resumed:
 		src, err := source.FromKey(e.SourceKey)
 		if err != nil {
-			return nil
+			return nil, err
 		}
 		out := reserve(id, src, e.SAEID, e.ModelID, e.DatasetID)
 		if e.Plan {
 			out = append(out, eventlog.OpenWork{Work: plan})
 		}
-		return append(out, segments(id, e.Missing, e.Profile.Requirement())...)
+		return append(out, segments(id, e.Missing, e.Profile.Requirement())...), nil
+	}
+	return changes(stream, id, d), nil
+}
+
+// changes are the effects of events that take no reservation.
+func changes(stream, id string, d event.Data) []eventlog.Effect {
+	plan := eventlog.Work{Kind: PlanWork, Subject: id}
+	fold := eventlog.Work{Kind: FoldWork, Subject: id}
+	end := []eventlog.Effect{eventlog.CloseAllWork{Subject: id}, eventlog.Release{Holder: id}}
+	switch e := d.(type) {
 	case extraction.Planned:
 		run := extraction.Run{From: e.Part.FirstSegment, To: e.Part.FirstSegment + e.Part.Segments()}
 		return append([]eventlog.Effect{eventlog.CloseWork{Work: plan}}, segments(id, []extraction.Run{run}, e.Profile.Requirement())...)
 	case extraction.SegmentRecorded:
-		return []eventlog.Effect{eventlog.CloseWork{Work: eventlog.Work{Kind: SegmentWork, Subject: id, Index: e.Index}}}
-	case extraction.Completed, extraction.Failed, extraction.Cancelled, extraction.Deleted:
+		return []eventlog.Effect{eventlog.CloseWork{Work: eventlog.Work{Kind: SegmentWork, Subject: id, Index: e.Index}}, eventlog.OpenWork{Work: fold}}
+	case extraction.Completed, extraction.Failed, extraction.Cancelled:
+		// Whoever folds what was recorded so far loses the lease: the end is folded at once.
+		return append(end, eventlog.OpenWork{Work: fold})
+	case extraction.Deleted:
 		return end
+	case generation.FoldRequested:
+		return []eventlog.Effect{eventlog.OpenWork{Work: fold}}
+	case generation.Folded, generation.FoldFailed:
+		return []eventlog.Effect{eventlog.CloseWork{Work: fold}}
 	case corpus.Requested:
 		return []eventlog.Effect{eventlog.OpenWork{Work: eventlog.Work{Kind: CorpusWork, Subject: id, Index: e.FirstChunk}}}
 	case corpus.ChunkBuilt:

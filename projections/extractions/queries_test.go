@@ -342,7 +342,8 @@ func TestWaitingAsksWhoKnowsTheWorkers(t *testing.T) {
 func TestAReservationOfASourceHasTheKeyThatTheFactsGiveIt(t *testing.T) {
 	t.Parallel()
 	for _, src := range []source.Source{fromSAE(t, "sae_1"), fromTraining(t, "train_1")} {
-		effects := facts.Effects(extraction.Stream("x"), requested(src, "x"))
+		effects, err := facts.Effects(extraction.Stream("x"), requested(src, "x"))
+		require.NoError(t, err)
 		require.Contains(t, effects, eventlog.Reserve{Key: "source:" + src.Key(), Holder: "x"})
 	}
 }

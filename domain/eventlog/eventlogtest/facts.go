@@ -52,10 +52,10 @@ func Do(effects ...eventlog.Effect) []Effect {
 }
 
 // Effects is the eventlog.Effects of Noted.
-func Effects(_ string, data event.Data) []eventlog.Effect {
+func Effects(_ string, data event.Data) ([]eventlog.Effect, error) {
 	noted, ok := data.(Noted)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	var list []eventlog.Effect
 	for _, e := range noted.Effects {
@@ -74,7 +74,7 @@ func Effects(_ string, data event.Data) []eventlog.Effect {
 			list = append(list, *e.CloseAllWork)
 		}
 	}
-	return list
+	return list, nil
 }
 
 // Registry returns a registry that knows Noted and the facts of the log itself.
