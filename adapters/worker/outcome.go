@@ -62,7 +62,9 @@ func outage(err error) bool {
 		problem.Is(err, "hub_unavailable") || problem.Is(err, "hub_rate_limited") || diskFull(err)
 }
 
-func diskFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
 
 // over reports whether an append was refused because what the work belongs to has ended, or somebody else has the work.
 func over(err error) bool {

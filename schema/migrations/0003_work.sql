@@ -9,6 +9,10 @@ alter table work
     add column failures   integer     not null default 0,           -- of those, the ones that were nobody's outage
     add column causes     jsonb       not null default '[]';        -- what became of each attempt, the latest last
 
+-- Whatever index the planner takes for a row's key, it leads to that row alone.
+drop index work_subject;
+create index work_subject on work (subject, kind, index);
+
 -- The order of a claim, for every kind and requirement, and for a subject.
 create index work_free on work (kind, requirement, opened) where owner is null;
 create index work_free_of on work (subject, opened) where owner is null;
@@ -55,9 +59,8 @@ begin
             or stall > 0 and w.advanced_at < clock_timestamp() - greatest(stall, 10 * w.batch_seconds) * interval '1 second')
         order by w.kind, w.subject, w.index
     loop
-        select * into held from work w
-        where w.kind = c.kind and w.subject = c.subject and w.index = c.index and w.owner is not null for update skip locked;
-        continue when not found;
+        select * into held from work w where w.kind = c.kind and w.subject = c.subject and w.index = c.index for update skip locked;
+        continue when not found or held.owner is null;
         ran_out := held.expires_at < clock_timestamp();
         stood := extract(epoch from clock_timestamp() - held.advanced_at);
         alive := held.attended and not held.owner = any(gone) and attends(held.owner);
@@ -85,13 +88,12 @@ create function take_work(
     of_kind text, of_subject text, at_index integer, who text, here boolean, lease_seconds double precision, most_attempts integer
 ) returns setof work language plpgsql volatile as $$
 declare
+    free work;
     n bigint;
 begin
-    perform from work w
-    where w.kind = of_kind and w.subject = of_subject and w.index = at_index
-      and w.owner is null and w.not_before <= clock_timestamp() and w.attempts < most_attempts
-    for update skip locked;
-    if not found then
+    -- Only the key stands in the condition: with more, the planner might walk the index of free rows.
+    select * into free from work w where w.kind = of_kind and w.subject = of_subject and w.index = at_index for update skip locked;
+    if not found or free.owner is not null or free.not_before > clock_timestamp() or free.attempts >= most_attempts then
         return;
     end if;
     return query update work w
@@ -249,7 +251,8 @@ on conflict do nothing;
 -- +goose Down
 delete from work where kind = 'fold';
 drop function claim_work, take_work, free_lost, attends, add_cause;
-drop index work_free, work_free_of, work_held, work_tried;
+drop index work_free, work_free_of, work_held, work_tried, work_subject;
+create index work_subject on work (subject);
 alter table work drop column not_before, drop column attended, drop column pauses, drop column failures, drop column causes;
 
 -- apply_effects changes reservations and work in the order of the list. Locks on keys are taken
