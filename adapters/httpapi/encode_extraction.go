@@ -95,6 +95,21 @@ func addProgress(out *api.Extraction, p extractions.Progress) {
 	}
 }
 
+func addPutOff(out *api.Extraction, waiting []extractions.PutOff) {
+	if len(waiting) == 0 {
+		return
+	}
+	list := make([]api.PutOff, len(waiting))
+	for i, w := range waiting {
+		causes := make([]api.Cause, len(w.Causes))
+		for j, c := range w.Causes {
+			causes[j] = api.Cause{At: c.At.UTC(), Owner: c.Owner, Attempt: c.Attempt, Outcome: api.CauseOutcome(c.Outcome), Detail: c.Detail}
+		}
+		list[i] = api.PutOff{Kind: w.Kind, Index: w.Index, Attempts: w.Attempts, NotBefore: w.NotBefore, Causes: causes}
+	}
+	out.PutOff = &list
+}
+
 // rowOf is what the tables will show of an extraction that they do not show yet.
 func rowOf(state extraction.State, now time.Time) (extractions.Extraction, error) {
 	r := state.Request

@@ -85,7 +85,15 @@ func (s *server) GetExtraction(ctx context.Context, r api.GetExtractionRequestOb
 		etag(ctx, e.StreamVersion)
 	}
 	out, err := s.encodeExtraction(ctx, e)
-	return api.GetExtraction200JSONResponse(out), err
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := s.Extractions.PutOff(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	addPutOff(&out, waiting)
+	return api.GetExtraction200JSONResponse(out), nil
 }
 
 // DeleteExtraction deletes an extraction.

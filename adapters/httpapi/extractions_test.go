@@ -5,11 +5,14 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/featuremill/featuremill/adapters/httpapi"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/facts"
 )
 
 func TestAnExtractionGoesFromItsStartToItsFeatures(t *testing.T) {
@@ -312,4 +315,26 @@ func TestSeveralSAEsAreStartedTogether(t *testing.T) {
 
 	b.refused(t, 404, "dataset_not_found", "POST", "/api/v1/saes/batch-extract-features", map[string]any{"sae_ids": []string{w.sae}, "dataset_id": "none"})
 	b.refused(t, 422, "invalid_request", "POST", "/api/v1/saes/batch-extract-features", map[string]any{"sae_ids": []string{}, "dataset_id": w.dataset})
+}
+
+func TestAnExtractionSaysWhyItsWorkWaits(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	w := b.world(t)
+	id := b.sent(t, 202, "POST", "/api/v1/saes/"+w.sae+"/extract-features?dataset_id="+w.dataset, map[string]any{"evaluation_samples": 12})["id"].(string)
+	require.NotContains(t, b.sent(t, 200, "GET", "/api/v1/extractions/"+id, nil), "put_off")
+	lease, err := b.log.Claim(t.Context(), eventlog.Claim{Owner: "worker-1", Kinds: []string{facts.PlanWork}})
+	require.NoError(t, err)
+	require.NotNil(t, lease)
+	require.NoError(t, b.log.PutOff(t.Context(), *lease, eventlog.Pause{After: time.Minute, Cause: "the store is away: 503"}))
+	waits := b.sent(t, 200, "GET", "/api/v1/extractions/"+id, nil)["put_off"].([]any)
+	require.Len(t, waits, 1)
+	plan := waits[0].(map[string]any)
+	require.Equal(t, "plan", plan["kind"])
+	require.EqualValues(t, 0, plan["attempts"], "an outage uses none up")
+	require.NotEmpty(t, plan["not_before"])
+	cause := plan["causes"].([]any)[0].(map[string]any)
+	require.Equal(t, "the store is away: 503", cause["detail"])
+	require.Equal(t, "put off", cause["outcome"])
+	require.Equal(t, "worker-1", cause["owner"])
 }

@@ -23,6 +23,7 @@ type commands struct {
 	Features    featuresCmd    `cmd:"" help:"List the features of an extraction."`
 	SAE         saeCmd         `cmd:"" name:"sae" help:"Look at an SAE's files, or at its record."`
 	Events      eventsCmd      `cmd:"" help:"Read the event log, or prove that it is whole."`
+	Work        workCmd        `cmd:"" help:"See open work and why it is still open; try a piece again at once."`
 	Projections projectionsCmd `cmd:"" help:"See how far the read models are; rebuild one; retry what was parked."`
 	Ready       readyCmd       `cmd:"" hidden:"" help:"Say whether a running API can answer."`
 }

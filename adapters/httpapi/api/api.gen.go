@@ -79,6 +79,24 @@ func (e BatchExtractionRequestMode) Valid() bool {
 	}
 }
 
+// Defines values for CauseOutcome.
+const (
+	CauseOutcomeLost   CauseOutcome = "lost"
+	CauseOutcomePutOff CauseOutcome = "put off"
+)
+
+// Valid indicates whether the value is a known member of the CauseOutcome enum.
+func (e CauseOutcome) Valid() bool {
+	switch e {
+	case CauseOutcomeLost:
+		return true
+	case CauseOutcomePutOff:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CorpusStatus.
 const (
 	CorpusStatusBuilding CorpusStatus = "building"
@@ -1079,6 +1097,20 @@ type CancelResponse struct {
 	Status       string `json:"status"`
 }
 
+// Cause defines model for Cause.
+type Cause struct {
+	At      time.Time    `json:"at"`
+	Attempt int          `json:"attempt"`
+	Detail  string       `json:"detail"`
+	Outcome CauseOutcome `json:"outcome"`
+
+	// Owner The process
+	Owner string `json:"owner"`
+}
+
+// CauseOutcome defines model for Cause.Outcome.
+type CauseOutcome string
+
 // Corpus defines model for Corpus.
 type Corpus struct {
 	// Chunks Only in the answer for one corpus
@@ -1419,8 +1451,11 @@ type Extraction struct {
 	ModelName  *string `json:"model_name,omitempty"`
 	Postings   *int64  `json:"postings,omitempty"`
 	Progress   float64 `json:"progress"`
-	Resumable  *bool   `json:"resumable,omitempty"`
-	SaeName    *string `json:"sae_name,omitempty"`
+
+	// PutOff Open work that did not come through at the first attempt: why, and when it is tried again. Only in the answer for one extraction
+	PutOff    *[]PutOff `json:"put_off,omitempty"`
+	Resumable *bool     `json:"resumable,omitempty"`
+	SaeName   *string   `json:"sae_name,omitempty"`
 
 	// SaePath For a training: the SAE's folder in the checkpoint
 	SaePath          *string `json:"sae_path,omitempty"`
@@ -2012,6 +2047,24 @@ type Problem struct {
 	// Type Stable: /problems/{code}
 	Type                 string                 `json:"type"`
 	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// PutOff defines model for PutOff.
+type PutOff struct {
+	// Attempts Of which the process did not come back; the third ends the work
+	Attempts int `json:"attempts"`
+
+	// Causes The latest last
+	Causes []Cause `json:"causes"`
+
+	// Index The segment or chunk
+	Index int `json:"index"`
+
+	// Kind plan, corpus, segment or fold
+	Kind string `json:"kind"`
+
+	// NotBefore It is tried again then
+	NotBefore *time.Time `json:"not_before,omitempty"`
 }
 
 // Quantile defines model for Quantile.
