@@ -70,17 +70,30 @@ func (h *Handler) CancelSAEDownload(ctx context.Context, call Call, id string) (
 // RecordSAE records the files that the lease's holder fetched, and links the SAE to a model. A model that is not ready yet is
 // linked unseen: an extraction checks whether the two fit.
 func (h *Handler) RecordSAE(ctx context.Context, call Call, lease eventlog.Lease, id string, f sae.Facts, modelID string) (Result, error) {
-	c := sae.Fetched{Facts: f, ModelID: modelID}
-	if modelID != "" {
-		m, _, err := Load[model.State](ctx, h, model.Stream(modelID))
+	stream := sae.Stream(id)
+	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
+		c := sae.Fetched{Facts: f, ModelID: modelID}
+		var unchanged []eventlog.StreamVersion
+		if modelID != "" {
+			m, version, err := Load[model.State](ctx, h, model.Stream(modelID))
+			if err != nil {
+				return eventlog.Request{}, id, err
+			}
+			if facts, err := m.Usable(modelID); err == nil {
+				c.Model = &facts
+				unchanged = []eventlog.StreamVersion{{Stream: model.Stream(modelID), Version: version}}
+			}
+		}
+		state, version, err := Load[sae.State](ctx, h, stream)
 		if err != nil {
-			return Result{}, err
+			return eventlog.Request{}, id, err
 		}
-		if facts, err := m.Usable(modelID); err == nil {
-			c.Model = &facts
+		data, err := state.DecideFetched(c)
+		if err != nil || len(data) == 0 {
+			return eventlog.Request{}, id, err
 		}
-	}
-	return leased(ctx, h, call, lease.Held(), sae.Stream(id), id, func(s sae.State) ([]event.Data, error) { return s.DecideFetched(c) })
+		return eventlog.Request{Streams: []eventlog.StreamAppend{{Stream: stream, Expected: version, Events: h.propose(call, data)}}, Unchanged: unchanged, Fence: lease.Held()}, id, nil
+	})
 }
 
 // DownloadDataset registers a dataset and asks for its files.

@@ -161,7 +161,20 @@ func refuse(err error) error {
 
 // change runs a use case on one stream.
 func change[S aggregate[S]](ctx context.Context, h *Handler, call Call, stream, id string, decide func(S) ([]event.Data, error)) (Result, error) {
+	return changeBeside(ctx, h, call, stream, id, nil, decide)
+}
+
+// changeBeside runs a use case on one stream that is decided by what others say, too: beside returns them with the
+// versions that they must still have.
+func changeBeside[S aggregate[S]](ctx context.Context, h *Handler, call Call, stream, id string, beside func(context.Context) ([]eventlog.StreamVersion, error), decide func(S) ([]event.Data, error)) (Result, error) {
 	return h.run(ctx, call, func(ctx context.Context) (eventlog.Request, string, error) {
+		var unchanged []eventlog.StreamVersion
+		if beside != nil {
+			var err error
+			if unchanged, err = beside(ctx); err != nil {
+				return eventlog.Request{}, id, err
+			}
+		}
 		state, version, err := Load[S](ctx, h, stream)
 		if err != nil {
 			return eventlog.Request{}, id, err
@@ -173,6 +186,6 @@ func change[S aggregate[S]](ctx context.Context, h *Handler, call Call, stream, 
 		if err != nil || len(data) == 0 {
 			return eventlog.Request{}, id, err
 		}
-		return eventlog.Request{Streams: []eventlog.StreamAppend{{Stream: stream, Expected: version, Events: h.propose(call, data)}}}, id, nil
+		return eventlog.Request{Streams: []eventlog.StreamAppend{{Stream: stream, Expected: version, Events: h.propose(call, data)}}, Unchanged: unchanged}, id, nil
 	})
 }

@@ -43,23 +43,18 @@ func (h *Handler) DeleteDataset(ctx context.Context, call Call, id string) (Resu
 
 // ImportSAE registers an SAE whose files were checked and stored: it is ready at once. With a model, the SAE must fit it.
 func (h *Handler) ImportSAE(ctx context.Context, call Call, c sae.Import) (Result, error) {
+	beside := func(context.Context) ([]eventlog.StreamVersion, error) { return nil, nil }
 	if c.ModelID != "" {
-		f, err := h.modelFacts(ctx, c.ModelID)
-		if err != nil {
-			return Result{}, err
-		}
-		c.Model = &f
+		c.Model = &model.Facts{}
+		beside = h.usable(c.ModelID, c.Model)
 	}
-	return change(ctx, h, call, sae.Stream(c.ID), c.ID, func(s sae.State) ([]event.Data, error) { return s.DecideImport(c) })
+	return changeBeside(ctx, h, call, sae.Stream(c.ID), c.ID, beside, func(s sae.State) ([]event.Data, error) { return s.DecideImport(c) })
 }
 
 // LinkSAE links an SAE to a model that it fits.
 func (h *Handler) LinkSAE(ctx context.Context, call Call, id, modelID string) (Result, error) {
-	f, err := h.modelFacts(ctx, modelID)
-	if err != nil {
-		return Result{}, err
-	}
-	return change(ctx, h, call, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) {
+	var f model.Facts
+	return changeBeside(ctx, h, call, sae.Stream(id), id, h.usable(modelID, &f), func(s sae.State) ([]event.Data, error) {
 		if s.Status == model.Absent {
 			return nil, sae.NotFound(id)
 		}
@@ -69,11 +64,8 @@ func (h *Handler) LinkSAE(ctx context.Context, call Call, id, modelID string) (R
 
 // RequestSAESelfTest asks for a self-test of an SAE at a model, and links it to the model.
 func (h *Handler) RequestSAESelfTest(ctx context.Context, call Call, id, modelID string) (Result, error) {
-	f, err := h.modelFacts(ctx, modelID)
-	if err != nil {
-		return Result{}, err
-	}
-	return change(ctx, h, call, sae.Stream(id), id, func(s sae.State) ([]event.Data, error) {
+	var f model.Facts
+	return changeBeside(ctx, h, call, sae.Stream(id), id, h.usable(modelID, &f), func(s sae.State) ([]event.Data, error) {
 		s.ID = id
 		return s.DecideRequestSelfTest(modelID, f)
 	})
@@ -111,12 +103,7 @@ func (h *Handler) DeleteSAE(ctx context.Context, call Call, id string) (Result, 
 
 // ImportTraining registers a finished training whose checkpoint folder was checked and stored.
 func (h *Handler) ImportTraining(ctx context.Context, call Call, c training.Import) (Result, error) {
-	f, err := h.modelFacts(ctx, c.ModelID)
-	if err != nil {
-		return Result{}, err
-	}
-	c.Model = f
-	return change(ctx, h, call, training.Stream(c.ID), c.ID, func(s training.State) ([]event.Data, error) { return s.DecideImport(c) })
+	return changeBeside(ctx, h, call, training.Stream(c.ID), c.ID, h.usable(c.ModelID, &c.Model), func(s training.State) ([]event.Data, error) { return s.DecideImport(c) })
 }
 
 // DeleteTraining is refused while an extraction uses the training.
@@ -129,10 +116,14 @@ func (h *Handler) DeleteTraining(ctx context.Context, call Call, id string) (Res
 	})
 }
 
-func (h *Handler) modelFacts(ctx context.Context, id string) (model.Facts, error) {
-	m, _, err := Load[model.State](ctx, h, model.Stream(id))
-	if err != nil {
-		return model.Facts{}, err
+// usable reads the facts of a model that is ready, and has it stay so: what is linked to it must not outlive it unseen.
+func (h *Handler) usable(id string, f *model.Facts) func(context.Context) ([]eventlog.StreamVersion, error) {
+	return func(ctx context.Context) ([]eventlog.StreamVersion, error) {
+		m, version, err := Load[model.State](ctx, h, model.Stream(id))
+		if err != nil {
+			return nil, err
+		}
+		*f, err = m.Usable(id)
+		return []eventlog.StreamVersion{{Stream: model.Stream(id), Version: version}}, err
 	}
-	return m.Usable(id)
 }
