@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash/crc32"
 	"io/fs"
 	"os"
@@ -32,18 +33,23 @@ func openTaps(folder string, limit int64) (*tapFiles, error) {
 	}
 	t := &tapFiles{folder: folder, limit: limit}
 	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
+		if err == nil && entry.IsDir() {
+			return nil
 		}
-		info, err := entry.Info()
-		if err != nil {
-			return nil //nolint:nilerr // another worker removed it
+		var info fs.FileInfo
+		if err == nil {
+			info, err = entry.Info()
 		}
-		if time.Since(info.ModTime()) > tapAge {
-			return os.Remove(path)
+		switch {
+		case err == nil && time.Since(info.ModTime()) > tapAge:
+			err = os.Remove(path)
+		case err == nil:
+			t.used += info.Size()
 		}
-		t.used += info.Size()
-		return nil
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another worker cleans, too
+		}
+		return err
 	})
 	return t, err
 }

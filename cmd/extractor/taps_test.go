@@ -1,12 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestAPassComesBackFromItsFileOrNotAtAll(t *testing.T) {
@@ -44,4 +46,22 @@ func TestAPassComesBackFromItsFileOrNotAtAll(t *testing.T) {
 	files, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Empty(t, files)
+}
+
+func TestWorkersMayCleanTheSameFolderTogether(t *testing.T) {
+	t.Parallel()
+	folder, old := t.TempDir(), time.Now().Add(-2*tapAge)
+	for i := range 2000 {
+		path := filepath.Join(folder, fmt.Sprint(i))
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		require.NoError(t, os.Chtimes(path, old, old))
+	}
+	var workers errgroup.Group
+	for range 8 {
+		workers.Go(func() error { _, err := openTaps(folder, 100); return err })
+	}
+	require.NoError(t, workers.Wait())
+	left, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
