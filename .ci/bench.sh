@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The benchmarks that README quotes. Each section prints what it measured beside what it is held against.
 #
-#   .ci/bench.sh [log] [relay] [fold] [features] [loading] [extractor]      none: all of them
+#   .ci/bench.sh [log] [work] [relay] [fold] [features] [loading] [extractor]      none: all of them
 #
 # log and extractor compare two programs in turns, in one run; the others are held against a limit, so they
 # want a quiet machine, and also say how much CPU time was used. PostgreSQL syncs to the disk everywhere.
@@ -25,6 +25,11 @@ at_least() { # what, value, goal, unit
 }
 
 log() { go run ./adapters/postgres/bench; }
+
+work() {
+	benchmark ./adapters/postgres '^BenchmarkClaim$' || return
+	at_most "a claim among 250,000 open rows, p95" "$(figure BenchmarkClaim 1-claimers-p95-ms)" 5 ms
+}
 
 relay() {
 	benchmark ./adapters/relay '^BenchmarkRelay$' || return
@@ -66,13 +71,13 @@ loading() (
 extractor() (with_libtorch adapters/torch/bench/bench.sh)
 
 sections=("$@")
-[ $# -gt 0 ] || sections=(log relay fold features loading extractor)
+[ $# -gt 0 ] || sections=(log work relay fold features loading extractor)
 missed=()
 for section in "${sections[@]}"; do
 	case $section in
-	log | relay | fold | features | loading | extractor) ;;
+	log | work | relay | fold | features | loading | extractor) ;;
 	*)
-		echo "bench.sh: no section $section; there are log, relay, fold, features, loading, extractor" >&2
+		echo "bench.sh: no section $section; there are log, work, relay, fold, features, loading, extractor" >&2
 		exit 2
 		;;
 	esac
