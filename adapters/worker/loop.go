@@ -79,7 +79,7 @@ type Config struct {
 	Wake         <-chan struct{} // something may have been opened; nil = polling only
 	Poll         time.Duration   // how often to look without being woken [500 ms]
 	Heartbeat    time.Duration   // a third of the lease's life [10 s]
-	ReapEvery    time.Duration   // how often to look for leases that were lost [400 ms]
+	ReapEvery    time.Duration   // how often to look for leases that were lost [400 ms]; negative = other loops of the process do
 	Hung         time.Duration   // a job without a report for max(Hung, 10 × its longest batch) ends the process [2 min]
 	OnHung       func(eventlog.Lease)
 	OnFailure    func(context.Context, eventlog.Lease, *Failure) error // records that the work cannot be done
@@ -92,7 +92,7 @@ func (c *Config) defaults() {
 		v   *time.Duration
 		def time.Duration
 	}{{&c.Poll, 500 * time.Millisecond}, {&c.Heartbeat, 10 * time.Second}, {&c.ReapEvery, 400 * time.Millisecond}, {&c.Hung, 2 * time.Minute}} {
-		if *d.v <= 0 {
+		if *d.v == 0 {
 			*d.v = d.def
 		}
 	}
@@ -129,7 +129,9 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer end()
 	attended := make(chan struct{})
 	wg.Go(func() { l.leases.Attend(session, l.cfg.Owner, sync.OnceFunc(func() { close(attended) })) })
-	wg.Go(func() { l.reap(ctx) })
+	if l.cfg.ReapEvery > 0 {
+		wg.Go(func() { l.reap(ctx) })
+	}
 	select {
 	case <-attended:
 	case <-ctx.Done():

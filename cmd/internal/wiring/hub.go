@@ -70,8 +70,13 @@ func downloads(cfg HubConfig) fx.Option {
 			for i := range importers {
 				name := process() + "-importer-" + strconv.Itoa(i+1)
 				importer := worker.NewImporter(commands, h, tokens, modelOf, name)
+				var reap time.Duration // the default
+				if i > 0 {
+					reap = -1
+				}
 				loop := worker.NewLoop(leases, worker.Config{
-					Owner: name, Jobs: importer.Jobs(), Heartbeat: min(time.Second, main.LeaseTime/3), Logger: log,
+					ReapEvery: reap,
+					Owner:     name, Jobs: importer.Jobs(), Heartbeat: min(time.Second, main.LeaseTime/3), Logger: log,
 					OnFailure: importer.Fail, OnLost: importer.Lost,
 					OnHung: func(lease eventlog.Lease) { log.Error("a download does not report", "work", lease.Work.String()) },
 				})
