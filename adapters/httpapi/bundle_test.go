@@ -95,7 +95,7 @@ func newBundle(t *testing.T, options ...option) *bundle {
 	}
 	b.stop = func() { cancel(); running.Wait() }
 	t.Cleanup(b.stop)
-	b.folder = features.NewFolder(features.FolderConfig{Pool: log.Pool(), Readers: b.memory, Owner: "test"})
+	b.folder = features.NewFolder(features.FolderConfig{Pool: log.Pool(), Readers: b.memory})
 
 	store, err := blob.OpenFiles(t.TempDir())
 	require.NoError(t, err)

@@ -126,6 +126,16 @@ func (s *server) ResumeExtraction(ctx context.Context, r api.ResumeExtractionReq
 	return api.ResumeExtraction202JSONResponse(out), err
 }
 
+// FoldExtraction asks for the tables again.
+func (s *server) FoldExtraction(ctx context.Context, r api.FoldExtractionRequestObject) (api.FoldExtractionResponseObject, error) {
+	done, err := s.Commands.RequestFold(ctx, s.call(ctx, r.Params.IdempotencyKey, http.StatusAccepted), r.ID, "asked for")
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.answer(ctx, done)
+	return api.FoldExtraction202JSONResponse(out), err
+}
+
 // ExtendExtraction asks for more sequences.
 func (s *server) ExtendExtraction(ctx context.Context, r api.ExtendExtractionRequestObject) (api.ExtendExtractionResponseObject, error) {
 	done, err := s.Commands.ExtendExtraction(ctx, s.call(ctx, r.Params.IdempotencyKey, http.StatusAccepted), r.ID, r.Body.EvaluationSamples)

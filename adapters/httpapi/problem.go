@@ -15,6 +15,7 @@ import (
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/problem"
+	"github.com/featuremill/featuremill/projections/features"
 )
 
 // statuses is the one table from what the domain refuses to what HTTP calls it.
@@ -67,6 +68,8 @@ func explain(err error) (int, *problem.Error) {
 		}
 	case errors.As(err, &large):
 		return http.StatusRequestEntityTooLarge, problem.New(problem.Invalid, "body_too_large", "the body is larger than %d bytes", large.Limit)
+	case errors.Is(err, features.ErrReplaced):
+		return http.StatusServiceUnavailable, problem.New(problem.Unavailable, "replaced", "these numbers have just been replaced by newer ones; ask again")
 	case unavailable(err):
 		return http.StatusServiceUnavailable, problem.New(problem.Unavailable, "unavailable", "the database does not answer; try again in a moment")
 	}

@@ -52,7 +52,7 @@ func (i *Importer) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) e
 
 // Lost records that work was lost too often. It is Config.OnLost.
 func (i *Importer) Lost(ctx context.Context, lost eventlog.Lost) error {
-	return recordLost(ctx, i.commands, i.call(lost.Work), lost)
+	return RecordLost(ctx, i.commands, i.call(lost.Work), lost)
 }
 
 // Download is what people see of a running download. It is stored with the heartbeat, and is gone with the work.
@@ -174,7 +174,7 @@ func (i *Importer) fetch(ctx context.Context, task *Task, m *meter) error {
 		}
 		record = func() error { _, err := i.commands.RecordDataset(ctx, call, task.Lease, id, f); return err }
 	}
-	if err := untilRecorded(ctx, task, record); err != nil {
+	if err := UntilRecorded(ctx, task, record); err != nil {
 		return err
 	}
 	i.tokens.Put(subject, "")

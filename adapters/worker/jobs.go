@@ -17,7 +17,6 @@ import (
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
-	"github.com/featuremill/featuremill/domain/generation"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/sae"
 	"github.com/featuremill/featuremill/domain/training"
@@ -138,13 +137,13 @@ func (j job) Do(ctx context.Context, t *Task) error { return j(ctx, t) }
 // recordPause is how long record waits for a log that is away.
 const recordPause = 200 * time.Millisecond
 
-// record repeats what the log could not take because it was away: what took minutes to compute is not
-// thrown away for that. It ends when the worker is to stop, or with the lease.
 func (w *Worker) record(ctx context.Context, task *Task, do func() error) error {
-	return untilRecorded(ctx, task, do)
+	return UntilRecorded(ctx, task, do)
 }
 
-func untilRecorded(ctx context.Context, task *Task, do func() error) error {
+// UntilRecorded repeats what the log could not take because it was away: what took minutes to compute is not
+// thrown away for that. It ends when the worker is to stop, or with the lease.
+func UntilRecorded(ctx context.Context, task *Task, do func() error) error {
 	for {
 		err := do()
 		switch {
@@ -185,11 +184,11 @@ func (w *Worker) Fail(ctx context.Context, lease eventlog.Lease, f *Failure) err
 
 // Lost records that work was lost too often. It is Config.OnLost.
 func (w *Worker) Lost(ctx context.Context, lost eventlog.Lost) error {
-	return recordLost(ctx, w.commands, w.call(&Task{Lease: eventlog.Lease{Work: lost.Work}}), lost)
+	return RecordLost(ctx, w.commands, w.call(&Task{Lease: eventlog.Lease{Work: lost.Work}}), lost)
 }
 
-// recordLost ends what lost work belongs to, whatever its kind: every loop finds the lost work of all.
-func recordLost(ctx context.Context, commands *command.Handler, call command.Call, lost eventlog.Lost) error {
+// RecordLost ends what lost work belongs to, whatever its kind: every loop finds the lost work of all.
+func RecordLost(ctx context.Context, commands *command.Handler, call command.Call, lost eventlog.Lost) error {
 	detail := fmt.Sprintf("%s was given to %d processes and none came back: they were killed, ran out of memory, or hung (%s)", lost.Work, lost.Attempts, told(lost.Causes))
 	again := detail + "; resume when that is mended"
 	var err error
@@ -201,7 +200,7 @@ func recordLost(ctx context.Context, commands *command.Handler, call command.Cal
 	case facts.DownloadWork:
 		_, err = commands.FailDownload(ctx, call, lost.Held(), "worker_lost", again)
 	case facts.FoldWork:
-		_, err = commands.FailFold(ctx, call, lost.Held(), generation.FoldFailed{Code: "worker_lost", Detail: detail + "; ask for the fold again when that is mended"})
+		_, err = commands.FailFold(ctx, call, lost.Held(), "worker_lost", detail+"; ask for the fold again when that is mended")
 	default:
 		_, err = commands.FailWork(ctx, call, lost.Held(), lost.Work.Subject, extraction.Failed{Code: "worker_lost", Detail: again, Segment: segmentOf(lost.Work), Resumable: true})
 	}

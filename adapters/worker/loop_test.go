@@ -212,7 +212,7 @@ func TestTheDatabaseMayBeRestartedWhileAJobWorks(t *testing.T) {
 	m = newMill(t, server.DSN(), func(_ context.Context, task *Task) error {
 		close(working)
 		<-goOn
-		return untilRecorded(t.Context(), task, func() error { return m.close(task.Lease.Held()) })
+		return UntilRecorded(t.Context(), task, func() error { return m.close(task.Lease.Held()) })
 	})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

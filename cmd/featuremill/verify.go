@@ -60,7 +60,7 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		checked, differences, err := wiring.NewFolder(log, store, slog.New(slog.DiscardHandler)).Verify(ctx)
+		checked, differences, err := wiring.NewFolder(log, store).Verify(ctx)
 		if err := errors.Join(err, store.Close()); err != nil {
 			return err
 		}

@@ -38,8 +38,13 @@ func (h *Handler) RecordFold(ctx context.Context, call Call, lease eventlog.Leas
 	return leased(ctx, h, call, lease.Held(), generation.Stream(id), id, func(s generation.State) ([]event.Data, error) { return s.DecideFolded(c) })
 }
 
-// FailFold records why the tables cannot be made.
-func (h *Handler) FailFold(ctx context.Context, call Call, held *eventlog.Fence, c generation.FoldFailed) (Result, error) {
+// FailFold records why the tables cannot be made of what is recorded until now.
+func (h *Handler) FailFold(ctx context.Context, call Call, held *eventlog.Fence, code, detail string) (Result, error) {
 	id := held.Work.Subject
-	return leased(ctx, h, call, held, generation.Stream(id), id, func(s generation.State) ([]event.Data, error) { return s.DecideFail(c) })
+	_, through, err := Load[extraction.State](ctx, h, extraction.Stream(id))
+	if err != nil {
+		return Result{}, err
+	}
+	failed := generation.FoldFailed{Through: through, Code: code, Detail: detail}
+	return leased(ctx, h, call, held, generation.Stream(id), id, func(s generation.State) ([]event.Data, error) { return s.DecideFail(failed) })
 }

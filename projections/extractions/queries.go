@@ -30,8 +30,9 @@ func NewQueries(pool *pgxpool.Pool, workers Workers) *Queries {
 }
 
 // shown is the status for clients. A completed extraction is finalizing until its features are folded
-// as far as its end. A fold that failed is tried again, so it stays finalizing, and error_message says why.
-const shown = `case when j.status = 'completed' and j.terminal_version > coalesce(f.folded_version, 0) then 'finalizing' else j.status end`
+// as far as its end. Where that was given up nothing is going on any more: error_message says why, until somebody asks
+// for the fold again.
+const shown = `case when j.status = 'completed' and j.terminal_version > coalesce(f.folded_version, 0) and f.fold_error is null then 'finalizing' else j.status end`
 
 const from = `
 	from public.extraction_jobs j

@@ -144,7 +144,7 @@ func TestACompletedExtractionIsFinalizingUntilItsFeaturesAreFoldedAsFar(t *testi
 	b.project(t)
 	e, err = b.queries.Get(t.Context(), "x1")
 	require.NoError(t, err)
-	require.Equal(t, "finalizing", e.Status, "a fold that failed is tried again")
+	require.Equal(t, "completed", e.Status, "its fold was given up: it must not be finalizing for ever")
 	require.Equal(t, broken, *e.ErrorMessage)
 }
 

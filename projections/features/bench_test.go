@@ -65,7 +65,7 @@ func newDurable(b *testing.B, latents, wanted int) *durable {
 	d.pool = d.log.Pool()
 	d.runner, err = projector.New(projector.Config{Pool: d.log.Pool(), Log: d.log, Registry: registry, Logger: slog.New(slog.DiscardHandler)}, features.Projection{})
 	require.NoError(b, err)
-	d.folder = features.NewFolder(features.FolderConfig{Pool: d.log.Pool(), Readers: d.made, Owner: "bench"})
+	d.folder = features.NewFolder(features.FolderConfig{Pool: d.log.Pool(), Readers: d.made})
 	d.queries = features.NewQueries(d.log.Pool())
 
 	s, err := source.FromSAE("sae_bench")
@@ -345,8 +345,8 @@ func measure(b *testing.B, asks []ask) {
 func (d *durable) label(b *testing.B, latents int) {
 	b.Helper()
 	_, err := d.pool.Exec(b.Context(), `
-insert into features_v1.feature_labels (source_key, latent, name, category, description, starred, name_source, updated_at)
-select (select source_key from features_v1.extractions), i, 'banks of rivers ' || i, case i % 4 when 0 then 'finance' when 1 then 'nature' else '' end, 'fires on banks', i % 300 = 0, 'import', now()
+insert into features_v2.feature_labels (source_key, latent, name, category, description, starred, name_source, updated_at)
+select (select source_key from features_v2.extractions), i, 'banks of rivers ' || i, case i % 4 when 0 then 'finance' when 1 then 'nature' else '' end, 'fires on banks', i % 300 = 0, 'import', now()
 from generate_series(0, $1 - 1, 30) i`, latents)
 	require.NoError(b, err)
 }

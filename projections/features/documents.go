@@ -2,11 +2,8 @@ package features
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"math"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/featuremill/featuremill/projections/features/fold"
 )
@@ -14,19 +11,14 @@ import (
 // Documents counts the firings of some latents by document, from the artifacts of all recorded segments:
 // for charts over what the dataset knows of its rows, such as a year.
 func (f *Folder) Documents(ctx context.Context, extractionID string, latents []int) (fold.DocumentTable, error) {
-	j := &job{id: extractionID, terminal: true, wanted: math.MaxInt64}
-	err := f.in(ctx, func(tx pgx.Tx) error {
-		var mask, config []byte
-		err := tx.QueryRow(ctx, `select source_key, latents, corpus_id, mask, config from extractions where extraction_id = $1 and not deleted`, extractionID).
-			Scan(&j.sourceKey, &j.latents, &j.corpusID, &mask, &config)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return ErrNotFolded
-		}
-		return errors.Join(err, json.Unmarshal(mask, &j.mask), json.Unmarshal(config, &j.config))
-	})
+	j, err := f.job(ctx, extractionID)
 	if err != nil {
 		return fold.DocumentTable{}, err
 	}
+	if j == nil || j.deleted {
+		return fold.DocumentTable{}, ErrNotFolded
+	}
+	j.terminal, j.wanted = true, math.MaxInt64
 	r, err := f.read(ctx, j)
 	if err != nil {
 		return fold.DocumentTable{}, err
@@ -34,7 +26,7 @@ func (f *Folder) Documents(ctx context.Context, extractionID string, latents []i
 	if len(r.segments) == 0 {
 		return fold.DocumentTable{}, ErrNotFolded
 	}
-	in, closeAll, err := f.open(ctx, j, r.segments, r.chunks, r.vocabulary)
+	in, closeAll, err := f.open(ctx, j, r)
 	if err != nil {
 		return fold.DocumentTable{}, err
 	}

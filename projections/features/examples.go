@@ -58,27 +58,27 @@ func (q *Queries) Feature(ctx context.Context, g Generation, latent int) (Featur
 	if err != nil {
 		return Feature{}, err
 	}
-	rows, err := q.pool.Query(ctx, `select `+featureColumns+` from features f
+	rows, err := q.pool.Query(ctx, `select `+featureColumns+` from `+g.table("features")+` f
 left join feature_labels l on l.source_key = $2 and l.latent = f.latent
 where f.generation = $1 and f.latent = $3`, g.Generation, g.Source.Key(), latent)
 	if err != nil {
-		return Feature{}, err
+		return Feature{}, replaced(err)
 	}
 	f, err := pgx.CollectExactlyOneRow(rows, scanFeature(words))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return f, fmt.Errorf("%w: %d; the SAE has latents 0 to %d", ErrNoLatent, latent, g.Latents-1)
 	}
-	return f, err
+	return f, replaced(err)
 }
 
 // Distribution returns how a latent's firings are distributed; a dead latent has an empty one.
 func (q *Queries) Distribution(ctx context.Context, g Generation, latent int) (d Distribution, err error) {
-	err = q.pool.QueryRow(ctx, `select quantiles, log_bins, log_counts, linear_counts, interval_shares from feature_distributions where generation = $1 and latent = $2`, g.Generation, latent).
+	err = q.pool.QueryRow(ctx, `select quantiles, log_bins, log_counts, linear_counts, interval_shares from `+g.table("feature_distributions")+` where generation = $1 and latent = $2`, g.Generation, latent).
 		Scan(&d.Quantiles, &d.LogBins, &d.LogCounts, &d.LinearCounts, &d.IntervalShares)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return d, nil
 	}
-	return d, err
+	return d, replaced(err)
 }
 
 // Tokens returns the tokens that a latent fires on, most frequent first.
@@ -87,9 +87,9 @@ func (q *Queries) Tokens(ctx context.Context, g Generation, latent, limit int) (
 	if err != nil {
 		return nil, err
 	}
-	rows, err := q.pool.Query(ctx, `select token, count, share, rate, mean from feature_tokens where generation = $1 and latent = $2 order by rank limit $3`, g.Generation, latent, limit)
+	rows, err := q.pool.Query(ctx, `select token, count, share, rate, mean from `+g.table("feature_tokens")+` where generation = $1 and latent = $2 order by rank limit $3`, g.Generation, latent, limit)
 	if err != nil {
-		return nil, err
+		return nil, replaced(err)
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TokenRow, err error) {
 		err = row.Scan(&t.ID, &t.Count, &t.Share, &t.Rate, &t.Mean)
@@ -106,14 +106,14 @@ func (q *Queries) FiringOn(ctx context.Context, g Generation, token string, limi
 		return nil, err
 	}
 	rows, err := q.pool.Query(ctx, `
-with best as (select t.latent, max(t.share * t.rate) as score from feature_tokens t
+with best as (select t.latent, max(t.share * t.rate) as score from `+g.table("feature_tokens")+` t
          where t.generation = $1 and t.token = any($3) and t.count >= 5
          group by t.latent order by score desc, t.latent limit $4)
-select `+featureColumns+` from best join features f on f.generation = $1 and f.latent = best.latent
+select `+featureColumns+` from best join `+g.table("features")+` f on f.generation = $1 and f.latent = best.latent
 left join feature_labels l on l.source_key = $2 and l.latent = f.latent
 order by best.score desc, f.latent`, g.Generation, g.Source.Key(), words.spelt(token, "Ġ"+token, "▁"+token), limit)
 	if err != nil {
-		return nil, err
+		return nil, replaced(err)
 	}
 	return pgx.CollectRows(rows, scanFeature(words))
 }
@@ -162,10 +162,10 @@ func (q *Queries) Examples(ctx context.Context, g Generation, latent, limit int,
 	if err != nil {
 		return nil, err
 	}
-	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from (select * from feature_activations where generation = $1 and latent = $3 and kind = any($4) order by kind, rank limit $5) a
+	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from (select * from `+g.table("feature_activations")+` where generation = $1 and latent = $3 and kind = any($4) order by kind, rank limit $5) a
 join corpus_sequences s on s.corpus_id = $2 and s.sequence = a.sequence order by a.kind, a.rank`, g.Generation, g.CorpusID, latent, wanted, limit)
 	if err != nil {
-		return nil, err
+		return nil, replaced(err)
 	}
 	found, err := pgx.CollectRows(rows, scanExample(words))
 	out := make([]Example, len(found))
@@ -186,7 +186,7 @@ func (q *Queries) strongest(ctx context.Context, g Generation, features []Featur
 	if err != nil {
 		return err
 	}
-	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from feature_activations a
+	rows, err := q.pool.Query(ctx, `select `+exampleColumns+` from `+g.table("feature_activations")+` a
 join corpus_sequences s on s.corpus_id = $2 and s.sequence = a.sequence where a.generation = $1 and a.kind = 0 and a.rank = 0 and a.latent = any($3)`, g.Generation, g.CorpusID, latents)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/feature"
+	"github.com/featuremill/featuremill/domain/generation"
 	"github.com/featuremill/featuremill/domain/source"
 	"github.com/featuremill/featuremill/projections/features"
 	"github.com/featuremill/featuremill/projections/features/fold"
@@ -116,7 +117,7 @@ func newBundle(t *testing.T) *bundle {
 	b := &bundle{log: log, memory: newMemory(12), queries: features.NewQueries(log.Pool()), now: time.Unix(1_700_000_000, 0)}
 	b.runner, err = projector.New(projector.Config{Pool: log.Pool(), Log: log, Registry: registry, Logger: slog.New(slog.DiscardHandler), Retry: time.Millisecond}, features.Projection{})
 	require.NoError(t, err)
-	b.folder = features.NewFolder(features.FolderConfig{Pool: log.Pool(), Readers: b.memory, Owner: "test"})
+	b.folder = features.NewFolder(features.FolderConfig{Pool: log.Pool(), Readers: b.memory, Retain: -1})
 	b.source, err = source.FromSAE("sae_x")
 	require.NoError(t, err)
 	return b
@@ -283,9 +284,8 @@ func TestANewGenerationReplacesTheOldOneAndLabelsOutliveIt(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, g2.Generation, g1.Generation)
 	require.Equal(t, 12, g2.Statistics.Sequences)
-	old, err := b.queries.List(t.Context(), g1, features.ListOptions{Limit: 10})
-	require.NoError(t, err)
-	require.Empty(t, old.Features, "the old generation's tables are gone")
+	_, err = b.queries.List(t.Context(), g1, features.ListOptions{Limit: 10})
+	require.ErrorIs(t, err, features.ErrReplaced, "the old generation's tables are gone, and that is no empty list")
 
 	b.record(t, feature.Stream(b.source, 2), feature.Named{Latent: feature.Latent{Source: b.source, Index: 2}, Name: "twos", By: feature.User})
 	second := b.start(t)
@@ -315,12 +315,19 @@ func TestAFoldThatFailsIsAFieldOfTheExtraction(t *testing.T) {
 	id := b.start(t)
 	b.memory.broken[1] = errors.New("artifact is gone")
 	b.record(t, extraction.Stream(id), segment(0), segment(1), extraction.Failed{Code: "x"})
-	require.ErrorContains(t, b.folder.RunToEnd(t.Context()), "artifact is gone")
-	var detail string
-	require.NoError(t, b.log.Pool().QueryRow(t.Context(), `select fold_error from feature_folds where extraction_id = $1`, id).Scan(&detail))
-	require.Contains(t, detail, "artifact of segment 1")
+	err := b.folder.RunToEnd(t.Context())
+	require.ErrorContains(t, err, "artifact is gone")
+	require.ErrorContains(t, err, "artifact of segment 1")
+	b.record(t, generation.Stream(id), generation.FoldFailed{Through: 5, Code: "artifact_missing", Detail: "artifact of segment 1: it is gone"})
+	why := func() (detail *string) {
+		require.NoError(t, b.log.Pool().QueryRow(t.Context(), `select fold_error from feature_folds where extraction_id = $1`, id).Scan(&detail))
+		return detail
+	}
+	require.Contains(t, *why(), "artifact of segment 1")
+	require.NoError(t, b.folder.RunToEnd(t.Context()), "what has failed waits until somebody asks")
 	delete(b.memory.broken, 1)
 	b.record(t, extraction.Stream(id), extraction.Resumed{}, segment(2), extraction.Completed{})
+	require.Nil(t, why(), "there is more to fold now")
 	require.NoError(t, b.folder.RunToEnd(t.Context()))
 	g, err := b.queries.Of(t.Context(), id)
 	require.NoError(t, err)
@@ -338,21 +345,30 @@ func TestAnExtractionThatEndsBeforeItsFirstSegmentHasNothingToFold(t *testing.T)
 	require.EqualValues(t, 3, folded)
 }
 
-func TestAFoldWhoseLeaseWasTakenOverChangesNothing(t *testing.T) {
+func TestAFoldThatWasOvertakenChangesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
 	b.corpus(t)
 	id := b.start(t)
-	b.record(t, extraction.Stream(id), segment(0), extraction.Completed{Segments: 1})
-	thief := features.NewFolder(features.FolderConfig{Pool: b.log.Pool(), Owner: "thief", Readers: takenOver{b.memory, func() {
-		_, err := b.log.Pool().Exec(context.Background(), `update features_v1.folds set fence = fence + 1`)
-		require.NoError(t, err)
+	b.record(t, extraction.Stream(id), segment(0), extraction.Cancelled{Segments: 1})
+	overtaken := false
+	slow := features.NewFolder(features.FolderConfig{Pool: b.log.Pool(), Readers: takenOver{b.memory, func() {
+		if overtaken {
+			return
+		}
+		overtaken = true
+		b.record(t, extraction.Stream(id), extraction.Resumed{}, segment(1), segment(2), extraction.Completed{Segments: 3})
+		require.NoError(t, b.folder.RunToEnd(t.Context()))
 	}}})
-	did, err := thief.RunOnce(t.Context())
+	_, err := slow.Fold(t.Context(), id, false, func() error { return nil })
 	require.NoError(t, err)
-	require.True(t, did)
-	_, err = b.queries.Of(t.Context(), id)
-	require.ErrorIs(t, err, features.ErrNotFolded)
+	require.True(t, overtaken)
+	g, err := b.queries.Of(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 12, g.Statistics.Sequences, "the fold of more stays")
+	dropped, err := b.folder.Collect(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, dropped, "the late one")
 }
 
 type takenOver struct {
@@ -376,7 +392,7 @@ func TestVerifyFindsARowThatTheFoldDoesNotGive(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, checked)
 	require.Empty(t, differences)
-	_, err = b.log.Pool().Exec(t.Context(), `update features_v1.features set max_activation = max_activation + 1 where latent = 3`)
+	_, err = b.log.Pool().Exec(t.Context(), `update generations.features set max_activation = max_activation + 1 where latent = 3`)
 	require.NoError(t, err)
 	_, differences, err = b.folder.Verify(t.Context())
 	require.NoError(t, err)

@@ -2,11 +2,13 @@ package features
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"sync"
+	"io"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/projections/features/fold"
+	"github.com/featuremill/featuremill/projections/generations"
 	"github.com/featuremill/featuremill/projections/projector"
 )
 
@@ -36,77 +39,39 @@ type Chunk struct {
 type FolderConfig struct {
 	Pool    *pgxpool.Pool
 	Readers Readers
-	Owner   string // names this process and no other
-	Logger  *slog.Logger
-	Poll    time.Duration   // how often to look for work without being woken [500 ms]
-	Wake    <-chan struct{} // something may be wanted
-	Lease   time.Duration   // how long a fold lives without a heartbeat [30 s]
-	Share   float64         // of a running extraction's time that refreshes may take [0.05]
-	Workers int             // 0 = one for each core
-	Now     func() time.Time
+	Share   float64       // of a running extraction's time that refreshes may take [0.05]
+	Workers int           // 0 = one for each core
+	Retain  time.Duration // how long a generation stays that is not shown any more [generations.DefaultRetain]
+	Version int           // of the fold [fold.Version]; tests have others
 }
 
-// Folder folds what is wanted, one extraction at a time. Any number may run: folds are leased.
+// Folder makes an extraction show what is recorded of it. Who folds when is decided by leases, not here; whatever runs
+// at the same time, an extraction never goes back to an older fold.
 type Folder struct {
 	cfg    FolderConfig
 	schema string
+	store  *generations.Store
 }
 
-// NewFolder returns a folder for version 1 of the projection.
+// NewFolder returns a folder.
 func NewFolder(cfg FolderConfig) *Folder {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Poll <= 0 {
-		cfg.Poll = 500 * time.Millisecond
-	}
-	if cfg.Lease <= 0 {
-		cfg.Lease = 30 * time.Second
-	}
 	if cfg.Share <= 0 {
 		cfg.Share = 0.05
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	if cfg.Version == 0 {
+		cfg.Version = fold.Version
 	}
-	return &Folder{cfg: cfg, schema: projector.Schema(Projection{})}
+	return &Folder{cfg: cfg, schema: projector.Schema(Projection{}), store: generations.New(cfg.Pool, cfg.Retain)}
 }
 
-// Run folds until ctx ends.
-func (f *Folder) Run(ctx context.Context) error {
-	tick := time.NewTicker(f.cfg.Poll)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		did, err := f.RunOnce(ctx)
-		if err != nil && ctx.Err() == nil {
-			f.cfg.Logger.Error("fold", "error", err)
-		}
-		if did && err == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		case <-f.cfg.Wake:
-		}
-	}
-	return nil
-}
-
-// RunToEnd folds until nothing is wanted. Refreshes of running extractions are left out.
-func (f *Folder) RunToEnd(ctx context.Context) error {
-	for {
-		if did, err := f.RunOnce(ctx); err != nil || !did {
-			return err
-		}
-	}
-}
-
+// job is an extraction as a fold sees it.
 type job struct {
 	id            string
-	fence         int64
 	wanted        int64
 	terminal      bool
+	deleted       bool
+	since         time.Time
+	running       time.Duration // by the database's clock
 	sourceKey     string
 	trainingID    *string
 	externalSAEID *string
@@ -116,124 +81,330 @@ type job struct {
 	config        extraction.Config
 }
 
-const maxFoldAttempts = 5
-
-// claim takes the oldest fold that is due: of an extraction that has ended, at once; of one that runs,
-// when folding has taken less than its share of the time.
-func (f *Folder) claim(ctx context.Context, tx pgx.Tx) (*job, error) {
-	var j job
-	var mask, config []byte
-	// Nobody is left to say what became of a fold whose process ended every time, so it is said here.
-	_, err := tx.Exec(ctx, `update folds set owner = null, expires_at = null, fold_error = coalesce(fold_error,
-format('the fold was tried %s times and its process ended each time: it was killed, or ran out of memory', attempts))
-where attempts >= $1 and wanted_version > folded_version and owner is not null and expires_at < clock_timestamp()`, maxFoldAttempts)
-	if err != nil {
-		return nil, err
-	}
-	err = tx.QueryRow(ctx, `
-update folds w set owner = $1, fence = nextval('fold_fence'), expires_at = clock_timestamp() + $2 * interval '1 second', attempts = attempts + 1
-from (
-    select f.extraction_id from folds f
-    where f.wanted_version > f.folded_version
-      and (f.owner is null or f.expires_at < clock_timestamp())
-      and f.attempts < $4 and (f.retry_at is null or f.retry_at < clock_timestamp())
-      and (f.terminal or f.fold_seconds + 1 < $3 * extract(epoch from clock_timestamp() - f.running_since))
-    order by f.terminal desc, f.wanted_version limit 1 for update skip locked
-) due, extractions e
-where w.extraction_id = due.extraction_id and e.extraction_id = w.extraction_id and not e.deleted
-returning w.extraction_id, w.fence, w.wanted_version, w.terminal, e.source_key, e.training_id, e.external_sae_id, e.latents, e.corpus_id, e.mask, e.config`,
-		f.cfg.Owner, f.cfg.Lease.Seconds(), f.cfg.Share, maxFoldAttempts).
-		Scan(&j.id, &j.fence, &j.wanted, &j.terminal, &j.sourceKey, &j.trainingID, &j.externalSAEID, &j.latents, &j.corpusID, &mask, &config)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &j, errors.Join(json.Unmarshal(mask, &j.mask), json.Unmarshal(config, &j.config))
+// Result says what a fold did.
+type Result struct {
+	Through  int64 // version of the extraction's stream that the tables show
+	Key      string
+	Terminal bool // it was the fold of a run that has ended
+	Segments int
+	Latents  int
+	Seconds  float64
+	Later    time.Duration // above 0: nothing was to be done yet; it may be after so long
+	Gone     bool          // the extraction is deleted, or not known
 }
+
+// ReadError says that an artifact, the corpus or the vocabulary cannot be read.
+type ReadError struct {
+	What string
+	Err  error
+}
+
+func (e *ReadError) Error() string { return e.What + ": " + e.Err.Error() }
+func (e *ReadError) Unwrap() error { return e.Err }
 
 // in runs a transaction whose tables are the projection's.
 func (f *Folder) in(ctx context.Context, do func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, f.cfg.Pool, func(tx pgx.Tx) error {
-		// The pool's connections give a statement five seconds, which is right for appends; a load takes longer.
-		if _, err := tx.Exec(ctx, "set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0; set local search_path to "+pgx.Identifier{f.schema}.Sanitize()); err != nil {
+	return generations.Away(pgx.BeginFunc(ctx, f.cfg.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local search_path to "+pgx.Identifier{f.schema}.Sanitize()); err != nil {
 			return err
 		}
 		return do(tx)
-	})
+	}))
 }
 
-// errFenced says that another folder took over, or that the fold is no longer wanted.
-var errFenced = errors.New("the fold's lease was lost")
-
-// RunOnce folds one extraction, if one is due, and reports whether it did.
-func (f *Folder) RunOnce(ctx context.Context) (did bool, err error) {
-	var j *job
-	if err := f.in(ctx, func(tx pgx.Tx) (err error) { j, err = f.claim(ctx, tx); return err }); err != nil {
-		return false, fmt.Errorf("claim a fold: %w", err)
-	}
-	if j == nil {
-		return false, f.sweep(ctx)
-	}
-	started := f.cfg.Now()
-	work, cancel := context.WithCancelCause(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { f.keep(work, j, cancel) })
-	err = f.fold(work, j)
-	if cause := context.Cause(work); cause != nil && err != nil {
-		err = cause
-	}
-	cancel(nil)
-	wg.Wait()
-	seconds := f.cfg.Now().Sub(started).Seconds()
-	switch {
-	case err == nil:
-		f.cfg.Logger.Info("folded", "extraction", j.id, "version", j.wanted, "seconds", seconds, "terminal", j.terminal)
-	case errors.Is(err, errFenced):
-		return true, nil
-	case ctx.Err() != nil:
-		err = errors.Join(ctx.Err(), f.giveBack(context.WithoutCancel(ctx), j, "", 0))
-		return true, err
-	default:
-		err = errors.Join(fmt.Errorf("fold %s: %w", j.id, err), f.giveBack(ctx, j, err.Error(), seconds))
-	}
-	return true, errors.Join(err, f.sweep(ctx))
-}
-
-// keep renews the lease until ctx ends, and cancels the fold when the lease is lost.
-func (f *Folder) keep(ctx context.Context, j *job, cancel context.CancelCauseFunc) {
-	tick := time.NewTicker(f.cfg.Lease / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		err := f.in(ctx, func(tx pgx.Tx) error {
-			tag, err := tx.Exec(ctx, `update folds set expires_at = clock_timestamp() + $3 * interval '1 second' where extraction_id = $1 and fence = $2 and owner is not null`, j.id, j.fence, f.cfg.Lease.Seconds())
-			if err == nil && tag.RowsAffected() == 0 {
-				err = errFenced
-			}
+func (f *Folder) job(ctx context.Context, id string) (*job, error) {
+	j := &job{id: id}
+	err := f.in(ctx, func(tx pgx.Tx) error {
+		var mask, config []byte
+		var running float64
+		err := tx.QueryRow(ctx, `select wanted_version, terminal, deleted, running_since, extract(epoch from clock_timestamp() - running_since), source_key, training_id, external_sae_id, latents, corpus_id, mask, config
+from extractions where extraction_id = $1`, id).
+			Scan(&j.wanted, &j.terminal, &j.deleted, &j.since, &running, &j.sourceKey, &j.trainingID, &j.externalSAEID, &j.latents, &j.corpusID, &mask, &config)
+		if err != nil {
 			return err
-		})
-		if errors.Is(err, errFenced) {
-			cancel(errFenced)
-			return
 		}
+		j.running = time.Duration(running * float64(time.Second))
+		return errors.Join(json.Unmarshal(mask, &j.mask), json.Unmarshal(config, &j.config))
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
 	}
+	return j, err
 }
 
-// giveBack frees the lease; detail, if any, becomes the extraction's fold error, tried again later.
-func (f *Folder) giveBack(ctx context.Context, j *job, detail string, seconds float64) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	return f.in(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `update folds set owner = null, expires_at = null, fold_error = nullif($3, ''), fold_seconds = fold_seconds + $4,
-attempts = case when $3 = '' then greatest(attempts - 1, 0) else attempts end,
-retry_at = case when $3 = '' then null else clock_timestamp() + attempts * interval '2 seconds' end
-where extraction_id = $1 and fence = $2`, j.id, j.fence, detail, seconds)
+// Fold makes an extraction show what is recorded of it: of one that runs, when folding has taken less than its share of
+// the run's time. With anew it folds also what is folded already. The projection must know what the caller knows of
+// the extraction. beat is called again and again, and its error ends the fold.
+func (f *Folder) Fold(ctx context.Context, id string, anew bool, beat func() error) (Result, error) {
+	j, err := f.job(ctx, id)
+	if err != nil || j == nil || j.deleted {
+		return Result{Gone: err == nil}, err
+	}
+	current, _, err := f.store.Current(ctx, id)
+	if err != nil {
+		return Result{}, err
+	}
+	if !current.Since.Equal(j.since) {
+		current.Since, current.Seconds = j.since, 0
+	}
+	if !j.terminal {
+		if due := time.Duration((current.Seconds+1)/f.cfg.Share*float64(time.Second)) - j.running; due > 0 {
+			return Result{Later: due}, nil
+		}
+		if j.wanted <= current.Folded {
+			return Result{Later: time.Duration(1 / f.cfg.Share * float64(time.Second))}, nil
+		}
+	}
+	r, err := f.read(ctx, j)
+	if err != nil {
+		return Result{}, err
+	}
+	started := time.Now()
+	next := generations.Current{Extraction: id, Folded: j.wanted, Terminal: j.terminal, FoldVersion: f.cfg.Version, Since: current.Since, Seconds: current.Seconds}
+	out := Result{Through: j.wanted, Terminal: j.terminal, Segments: len(r.segments), Latents: j.latents}
+	if len(r.segments) > 0 {
+		out.Key = f.key(j, r)
+		loading, err := f.make(ctx, j, r, out.Key, anew, beat, &next)
+		if err != nil {
+			return Result{}, err
+		}
+		if loading != nil {
+			defer func() { _ = loading.Close(context.WithoutCancel(ctx)) }()
+		}
+	}
+	out.Seconds = time.Since(started).Seconds()
+	next.Seconds += out.Seconds
+	if err := beat(); err != nil { // what has taken minutes is not shown for somebody who has lost the work meanwhile
+		return Result{}, err
+	}
+	if _, err := f.store.Switch(ctx, next); err != nil {
+		return Result{}, err
+	}
+	return out, nil
+}
+
+// make finds or loads the generation of what is recorded.
+func (f *Folder) make(ctx context.Context, j *job, r recorded, key string, anew bool, beat func() error, next *generations.Current) (*generations.Loading, error) {
+	if !anew {
+		found, ok, err := f.store.Find(ctx, j.id, key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			current, _, err := f.store.Current(ctx, j.id)
+			if err == nil && current.Generation != nil && *current.Generation == found {
+				next.Generation, next.Statistics = &found, current.Statistics
+				return nil, nil
+			} else if err != nil {
+				return nil, err
+			}
+		}
+	}
+	in, closeAll, err := f.open(ctx, j, r)
+	if err != nil {
+		return nil, err
+	}
+	in.Beat = beat
+	loading, err := f.store.Load(ctx, f.sourceOf(j, r, key), in)
+	if err := errors.Join(err, closeAll()); err != nil {
+		if loading != nil {
+			err = errors.Join(err, loading.Close(context.WithoutCancel(ctx)))
+		}
+		return nil, err
+	}
+	next.Generation, next.Statistics = &loading.Generation, &Statistics{Summary: loading.Summary, Segments: len(r.segments)}
+	return loading, nil
+}
+
+func (f *Folder) sourceOf(j *job, r recorded, key string) generations.Source {
+	of := generations.Source{Extraction: j.id, Key: key, CorpusID: *j.corpusID, VocabularySHA: r.vocabulary}
+	if j.trainingID != nil {
+		of.TrainingID = *j.trainingID
+	}
+	if j.externalSAEID != nil {
+		of.ExternalSAEID = *j.externalSAEID
+	}
+	return of
+}
+
+// key is the digest of everything that a generation depends on.
+func (f *Folder) key(j *job, r recorded) string {
+	h := sha256.New()
+	_ = json.NewEncoder(h).Encode(struct { // writing to a hash cannot fail, and these types can be written
+		Version    int
+		Terminal   bool
+		Segments   []segment
+		Corpus     string
+		Chunks     []Chunk
+		Vocabulary string
+		Latents    int
+		Mask       extraction.Mask
+		Config     extraction.Config
+	}{f.cfg.Version, j.terminal, r.segments, *j.corpusID, r.chunks, r.vocabulary, j.latents, j.mask, j.config})
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// recorded is what an extraction's fold reads.
+type recorded struct {
+	segments   []segment
+	chunks     []Chunk
+	vocabulary string // sha256
+}
+
+type segment struct {
+	Index, FirstSequence, Sequences int
+	FileSHA256                      string
+}
+
+// read returns what is recorded through the wanted version; without a segment there is nothing to fold.
+func (f *Folder) read(ctx context.Context, j *job) (r recorded, err error) {
+	var vocabulary *string
+	err = f.in(ctx, func(tx pgx.Tx) (err error) {
+		rows, _ := tx.Query(ctx, `select index, first_sequence, sequences, file_sha256 from segments where extraction_id = $1 and version <= $2 order by index`, j.id, j.wanted)
+		if r.segments, err = pgx.CollectRows(rows, pgx.RowToStructByPos[segment]); err != nil || len(r.segments) == 0 {
+			return err
+		}
+		if j.corpusID == nil {
+			return errors.New("segments are recorded, but no corpus is planned")
+		}
+		rows, _ = tx.Query(ctx, `select chunk, sha256 from corpus_chunks where corpus_id = $1 order by chunk`, *j.corpusID)
+		if r.chunks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Chunk]); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `select vocabulary_sha256 from corpora where corpus_id = $1`, *j.corpusID).Scan(&vocabulary)
+	})
+	if err == nil && len(r.segments) > 0 {
+		if vocabulary == nil {
+			return r, fmt.Errorf("corpus %s is not ready", *j.corpusID)
+		}
+		r.vocabulary = *vocabulary
+	}
+	return r, err
+}
+
+func (f *Folder) open(ctx context.Context, j *job, r recorded) (in fold.Input, closeAll func() error, err error) {
+	var open []any
+	closeAll = func() error {
+		var errs []error
+		for _, o := range open {
+			if c, ok := o.(io.Closer); ok {
+				errs = append(errs, c.Close())
+			}
+		}
+		return errors.Join(errs...)
+	}
+	fail := func(err error) (fold.Input, func() error, error) { return in, nil, errors.Join(err, closeAll()) }
+	for _, s := range r.segments {
+		a := &artifact{open: func(ctx context.Context) (fold.Artifact, error) {
+			a, err := f.cfg.Readers.Artifact(ctx, j.id, s.Index, s.FileSHA256)
+			if err != nil {
+				return nil, &ReadError{What: fmt.Sprintf("artifact of segment %d", s.Index), Err: err}
+			}
+			return a, nil
+		}}
+		if err := a.look(ctx, len(r.segments) <= mostOpen); err != nil {
+			return fail(err)
+		}
+		open = append(open, a)
+		in.Artifacts = append(in.Artifacts, a)
+	}
+	if in.Corpus, err = f.cfg.Readers.Corpus(ctx, *j.corpusID, r.chunks); err != nil {
+		return fail(&ReadError{What: "corpus", Err: err})
+	}
+	open = append(open, in.Corpus)
+	if in.Vocabulary, err = f.cfg.Readers.Vocabulary(ctx, r.vocabulary); err != nil {
+		return fail(&ReadError{What: "vocabulary", Err: err})
+	}
+	open = append(open, in.Vocabulary)
+	in.Latents, in.Merge, in.Options = j.latents, f.merge, f.options(j, in.Vocabulary)
+	return in, closeAll, nil
+}
+
+func (f *Folder) options(j *job, v fold.Vocabulary) fold.Options {
+	c := j.config
+	o := fold.DefaultOptions()
+	o.SkipFirst, o.TopExamples, o.ExamplesPerInterval, o.NonFiring = c.SkipFirst, c.TopKExamples, c.ExamplesPerInterval, c.NonFiring
+	o.Prefix, o.Suffix, o.Seed = c.ContextPrefixTokens, c.ContextSuffixTokens, uint64(c.Seed)
+	o.Filters = fold.Filters{Special: c.FilterSpecial, SingleChar: c.FilterSingleChar, Punctuation: c.FilterPunctuation, Numbers: c.FilterNumbers, Fragments: c.FilterFragments, StopWords: c.FilterStopWords}
+	o.ExcludeTokens = slices.Concat(c.ExcludeTokenIDs, j.mask.TokenIDs)
+	if j.mask.SpecialTokens {
+		for id := range int32(v.Len()) {
+			if v.Special(id) {
+				o.ExcludeTokens = append(o.ExcludeTokens, id)
+			}
+		}
+	}
+	if s := j.mask.Seqpos; s != nil {
+		o.Seqpos = &fold.Seqpos{Start: s.Start, Stop: s.Stop, Step: 1}
+		if s.Step != nil {
+			o.Seqpos.Step = *s.Step
+		}
+	}
+	o.Preview, o.Workers = !j.terminal, f.cfg.Workers
+	return o
+}
+
+// Position returns how far the projection's tables are: what was recorded through it can be folded.
+func (f *Folder) Position(ctx context.Context) (position int64, err error) {
+	err = f.cfg.Pool.QueryRow(ctx, `select position from projections.projection_checkpoints where projection = $1 and version = $2 and not rebuild`, Projection{}.Name(), Projection{}.Version()).Scan(&position)
+	return position, generations.Away(err)
+}
+
+// Outdated returns ended extractions that show the fold of an older version, or nothing although nobody says why: at most so many.
+func (f *Folder) Outdated(ctx context.Context, most int) (ids []string, err error) {
+	err = f.in(ctx, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `select e.extraction_id from extractions e left join generations.current c using (extraction_id)
+where e.terminal and not e.deleted and not exists (select from fold_failures f where f.extraction_id = e.extraction_id and f.through >= e.wanted_version)
+    and (c.extraction_id is null or c.folded_version < e.wanted_version or c.fold_version < $1
+        or c.generation is not null and not exists (select from generations.generations g where g.generation = c.generation and g.state = 'ready'))
+order by e.requested limit $2`, f.cfg.Version, most)
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})
+	return ids, err
+}
+
+// Collect drops the tables of what is not shown any more, those of deleted extractions too, and returns how many
+// generations it has dropped.
+func (f *Folder) Collect(ctx context.Context) (dropped int, err error) {
+	shown, err := f.store.Shown(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// That somebody has deleted an extraction must be said by a row: one that is missing may not have come yet.
+	var deleted []string
+	err = f.in(ctx, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `select extraction_id from extractions where deleted and extraction_id = any($1)`, shown)
+		deleted, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if len(deleted) > 0 {
+		if err := f.store.Retire(ctx, deleted); err != nil {
+			return 0, err
+		}
+	}
+	dropped, _, err = f.store.Collect(ctx)
+	return dropped, err
+}
+
+// RunToEnd folds all ended extractions that are behind, and collects. It asks for no lease: it is for those who are alone.
+func (f *Folder) RunToEnd(ctx context.Context) error {
+	for {
+		ids, err := f.Outdated(ctx, 100)
+		if err != nil {
+			return err
+		}
+		if len(ids) == 0 {
+			_, err := f.Collect(ctx)
+			return err
+		}
+		for _, id := range ids {
+			if _, err := f.Fold(ctx, id, false, func() error { return nil }); err != nil {
+				return fmt.Errorf("fold %s: %w", id, err)
+			}
+		}
+	}
 }

@@ -11,23 +11,24 @@ import (
 	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/feature"
+	"github.com/featuremill/featuremill/domain/generation"
 )
 
-// Projection is version 1 of the features' read model.
+// Projection is version 2 of the features' read model: what folds make is not in it any more.
 type Projection struct{}
 
 // Name of the projection.
 func (Projection) Name() string { return "features" }
 
 // Version of the tables.
-func (Projection) Version() int { return 1 }
+func (Projection) Version() int { return 2 }
 
 // Setup makes the tables.
 func (Projection) Setup() string { return setup }
 
 // Views that SQL users see in the schema public.
 func (Projection) Views() []string {
-	return []string{"feature_folds", "feature_extractions", "feature_corpora", "feature_labels", "features", "feature_distributions", "feature_tokens", "token_features", "feature_activations", "corpus_sequences", "vocabulary"}
+	return []string{"feature_folds", "feature_extractions", "feature_corpora", "feature_labels"}
 }
 
 // Apply folds one event into rows of its own stream.
@@ -47,31 +48,29 @@ func (Projection) Apply(ctx context.Context, tx pgx.Tx, rec event.Recorded, data
 		if err != nil {
 			return err
 		}
-		return exec(`insert into extractions (extraction_id, source_key, training_id, external_sae_id, model_id, dataset_id, latents, mask, config, requested)
-values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10)`,
-			id, e.Source.Key(), e.Source.TrainingID(), e.Source.SAEID(), e.ModelID, e.DatasetID, e.Latents, mask, config, rec.Position)
+		return exec(`insert into extractions (extraction_id, source_key, training_id, external_sae_id, model_id, dataset_id, latents, mask, config, requested, running_since)
+values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10, $11)`,
+			id, e.Source.Key(), e.Source.TrainingID(), e.Source.SAEID(), e.ModelID, e.DatasetID, e.Latents, mask, config, rec.Position, rec.RecordedAt)
 	case extraction.Planned:
 		return exec(`update extractions set corpus_id = $2 where extraction_id = $1`, id, e.CorpusID)
 	case extraction.SegmentRecorded:
 		if err := exec(`insert into segments values ($1, $2, $3, $4, $5, $6)`, id, e.Index, e.FirstSequence, e.Sequences, e.Artifact.FileSHA256, rec.Version); err != nil {
 			return err
 		}
-		return want(ctx, tx, id, rec, false)
+		return exec(`update extractions set wanted_version = $2 where extraction_id = $1`, id, rec.Version)
 	case extraction.Completed, extraction.Failed, extraction.Cancelled:
-		return want(ctx, tx, id, rec, true)
+		return exec(`update extractions set wanted_version = $2, terminal = true where extraction_id = $1`, id, rec.Version)
 	case extraction.Resumed, extraction.Extended:
-		return exec(`update folds set terminal = false, running_since = $2, fold_seconds = 0, fold_error = null, attempts = 0, retry_at = null where extraction_id = $1`, id, rec.RecordedAt)
+		return exec(`update extractions set terminal = false, running_since = $2 where extraction_id = $1`, id, rec.RecordedAt)
 	case extraction.Deleted:
 		if err := exec(`update extractions set deleted = true where extraction_id = $1`, id); err != nil {
 			return err
 		}
-		if err := exec(`update generations set state = 'old' where extraction_id = $1 and state = 'current'`, id); err != nil {
-			return err
-		}
-		if err := exec(`delete from segments where extraction_id = $1`, id); err != nil {
-			return err
-		}
-		return exec(`delete from folds where extraction_id = $1`, id)
+		return exec(`delete from segments where extraction_id = $1`, id)
+	case generation.FoldFailed:
+		return exec(`insert into fold_failures values ($1, $2, $3, $4) on conflict (extraction_id) do update set through = excluded.through, code = excluded.code, detail = excluded.detail`, id, e.Through, e.Code, e.Detail)
+	case generation.Folded, generation.FoldRequested:
+		return exec(`delete from fold_failures where extraction_id = $1`, id)
 	case corpus.Requested:
 		return exec(`insert into corpora (corpus_id) values ($1) on conflict do nothing`, id)
 	case corpus.ChunkBuilt:
@@ -92,14 +91,6 @@ values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10)`,
 	return nil
 }
 
-// want notes that the extraction is to be folded through this version of its stream.
-func want(ctx context.Context, tx pgx.Tx, id string, rec event.Recorded, terminal bool) error {
-	_, err := tx.Exec(ctx, `insert into folds (extraction_id, wanted_version, terminal, running_since) values ($1, $2, $3, $4)
-on conflict (extraction_id) do update set wanted_version = excluded.wanted_version, terminal = excluded.terminal, fold_error = null, attempts = 0, retry_at = null`,
-		id, rec.Version, terminal, rec.RecordedAt)
-	return err
-}
-
 func label(ctx context.Context, tx pgx.Tx, l feature.Latent, rec event.Recorded, set string, values map[string]any) error {
 	row := map[string]any{"name": "", "category": "", "description": "", "notes": "", "starred": false, "name_source": "", "description_source": ""}
 	for k, v := range values {
@@ -112,8 +103,7 @@ on conflict (source_key, latent) do update set updated_at = excluded.updated_at,
 	return err
 }
 
-// PureTables names the tables that are a function of the log alone. The others hold folds: a function of
-// the log and the artifacts, made when there was time for it.
+// PureTables names the projection's tables: a function of the log alone.
 func PureTables() []string {
-	return []string{"extractions", "segments", "corpora", "corpus_chunks", "feature_labels"}
+	return []string{"extractions", "segments", "corpora", "corpus_chunks", "fold_failures", "feature_labels"}
 }

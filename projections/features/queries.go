@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/featuremill/featuremill/domain/source"
+	"github.com/featuremill/featuremill/projections/generations"
 )
 
 // ErrNotFolded says that the extraction is not there, or has no folded numbers yet.
@@ -45,6 +47,24 @@ type Generation struct {
 	Statistics    Statistics
 
 	vocabulary string // sha256
+}
+
+// Statistics are the numbers of a whole extraction, as the fold found them.
+type Statistics = generations.Statistics
+
+// table is where the rows of a generation are.
+func (g Generation) table(name string) string { return generations.Table(name, g.Generation) }
+
+// ErrReplaced says that the generation was replaced, and dropped since: ask for the extraction's current one.
+var ErrReplaced = errors.New("these numbers have been replaced by newer ones")
+
+// replaced tells a generation that is gone from other errors.
+func replaced(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42P01" { // undefined_table
+		return fmt.Errorf("%w: %w", ErrReplaced, err)
+	}
+	return err
 }
 
 // Of returns the current fold of an extraction; ErrNotFolded if there is none.
@@ -249,7 +269,7 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 		} else {
 			found, err := q.matching(ctx, g, s)
 			if err != nil {
-				return Page{}, fmt.Errorf("search features: %w", err)
+				return Page{}, fmt.Errorf("search features: %w", replaced(err))
 			}
 			add("get_bit($%d::bytea, f.latent) = 1", found)
 		}
@@ -268,7 +288,7 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 	both, ctx2 := errgroup.WithContext(ctx)
 	both.Go(func() error {
 		// The parameter that only other queries use is named too: PostgreSQL wants to know the type of each.
-		count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from features f where %s and $2::text is not null`, conditions)
+		count := fmt.Sprintf(`select count(*), coalesce(avg(f.activation_frequency), 0), coalesce(100.0 * count(*) filter (where f.interpretability_score > 0.5) / nullif(count(*), 0), 0) from %s f where %s and $2::text is not null`, g.table("features"), conditions)
 		return q.custom(ctx2, count, args, func(rows pgx.Rows) error {
 			counted, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[counts])
 			page.Total, page.MeanFrequency, page.InterpretablePercent = int(counted.Total), counted.MeanFrequency, counted.InterpretablePercent
@@ -277,17 +297,17 @@ func (q *Queries) List(ctx context.Context, g Generation, o ListOptions) (Page, 
 	})
 	var latents []int32
 	both.Go(func() (err error) {
-		latents, err = q.order(ctx2, conditions, column, direction, tie, args, o.Limit, o.Offset)
+		latents, err = q.order(ctx2, g.table("features"), conditions, column, direction, tie, args, o.Limit, o.Offset)
 		return err
 	})
 	if err := both.Wait(); err != nil {
-		return Page{}, fmt.Errorf("list features: %w", err)
+		return Page{}, fmt.Errorf("list features: %w", replaced(err))
 	}
 	if page.Features, err = q.featuresOf(ctx, g, words, latents); err != nil {
-		return Page{}, fmt.Errorf("list features: %w", err)
+		return Page{}, fmt.Errorf("list features: %w", replaced(err))
 	}
 	if o.Examples {
-		err = q.strongest(ctx, g, page.Features)
+		err = replaced(q.strongest(ctx, g, page.Features))
 	}
 	return page, err
 }
@@ -317,7 +337,7 @@ func (q *Queries) custom(ctx context.Context, sql string, args []any, read func(
 }
 
 // order returns the latents of a page in order.
-func (q *Queries) order(ctx context.Context, conditions, column, direction, tie string, args []any, limit, offset int) (latents []int32, err error) {
+func (q *Queries) order(ctx context.Context, features, conditions, column, direction, tie string, args []any, limit, offset int) (latents []int32, err error) {
 	collect := func(into *[]int32) func(pgx.Rows) error {
 		return func(rows pgx.Rows) (err error) {
 			*into, err = pgx.CollectRows(rows, pgx.RowTo[int32])
@@ -327,11 +347,11 @@ func (q *Queries) order(ctx context.Context, conditions, column, direction, tie 
 	paged := func(limit, offset int) []any { return append(args[:len(args):len(args)], limit, offset) }
 	n := len(args)
 	if !strings.HasPrefix(column, "l.") {
-		err = q.custom(ctx, fmt.Sprintf(`select f.latent from features f where %s and $2::text is not null order by %s %s%s limit $%d offset $%d`, conditions, column, direction, tie, n+1, n+2), paged(limit, offset), collect(&latents))
+		err = q.custom(ctx, fmt.Sprintf(`select f.latent from %s f where %s and $2::text is not null order by %s %s%s limit $%d offset $%d`, features, conditions, column, direction, tie, n+1, n+2), paged(limit, offset), collect(&latents))
 		return latents, err
 	}
 	// Few are labelled, and nobody looks for a missing label: the others come after them by number, whatever the direction.
-	labelled := fmt.Sprintf(`from features f join feature_labels l on l.source_key = $2 and l.latent = f.latent where %s and %s <> ''`, conditions, column)
+	labelled := fmt.Sprintf(`from %s f join feature_labels l on l.source_key = $2 and l.latent = f.latent where %s and %s <> ''`, features, conditions, column)
 	if err := q.custom(ctx, fmt.Sprintf(`select f.latent %s order by %s %s, f.latent limit $%d offset $%d`, labelled, column, direction, n+1, n+2), paged(limit, offset), collect(&latents)); err != nil || len(latents) == limit {
 		return latents, err
 	}
@@ -340,7 +360,7 @@ func (q *Queries) order(ctx context.Context, conditions, column, direction, tie 
 		return nil, err
 	}
 	var rest []int32
-	err = q.custom(ctx, fmt.Sprintf(`select f.latent from features f where %s and f.latent not in (select l.latent from feature_labels l where l.source_key = $2 and %s <> '') order by f.latent limit $%d offset $%d`, conditions, column, n+1, n+2),
+	err = q.custom(ctx, fmt.Sprintf(`select f.latent from %s f where %s and f.latent not in (select l.latent from feature_labels l where l.source_key = $2 and %s <> '') order by f.latent limit $%d offset $%d`, features, conditions, column, n+1, n+2),
 		paged(limit-len(latents), max(0, offset-int(first[0]))), collect(&rest))
 	return append(latents, rest...), err
 }
@@ -351,7 +371,7 @@ func (q *Queries) featuresOf(ctx context.Context, g Generation, words *vocabular
 	// The page's labels are taken out first: before the planner knows how many labels there are, it would look through all of them for each feature.
 	err := q.custom(ctx, `with l as materialized (select * from feature_labels where source_key = $2 and latent = any($3))
 select `+featureColumns+` from unnest($3::int[]) with ordinality page (latent, place)
-join features f on f.generation = $1 and f.latent = page.latent
+join `+g.table("features")+` f on f.generation = $1 and f.latent = page.latent
 left join l on l.latent = f.latent
 order by page.place`, []any{g.Generation, g.Source.Key(), latents}, func(rows pgx.Rows) (err error) {
 		found, err = pgx.CollectRows(rows, scanFeature(words))
@@ -368,7 +388,7 @@ func (q *Queries) matching(ctx context.Context, g Generation, search string) (fo
 	}
 	batch := &pgx.Batch{}
 	batch.Queue(`select array_agg(latent) from feature_labels where source_key = $1 and (name ilike $2 or category ilike $2 or description ilike $2)`, g.Source.Key(), "%"+likeEscaper.Replace(search)+"%")
-	batch.Queue(`select latents from token_features where generation = $1 and token = any($2)`, g.Generation, words.containing(search))
+	batch.Queue(`select latents from `+g.table("token_features")+` where generation = $1 and token = any($2)`, g.Generation, words.containing(search))
 	results := q.pool.SendBatch(ctx, batch)
 	found = make([]byte, (g.Latents+7)/8)
 	for range batch.Len() {

@@ -2,10 +2,8 @@ package features
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -31,8 +29,8 @@ const shown = 20
 func (f *Folder) Verify(ctx context.Context) (checked int, out []Difference, err error) {
 	var ids []string
 	err = f.in(ctx, func(tx pgx.Tx) (err error) {
-		rows, _ := tx.Query(ctx, `select f.extraction_id from folds f join extractions e using (extraction_id)
-where f.generation is not null and f.folded_version = f.wanted_version and f.terminal and not e.deleted order by f.extraction_id`)
+		rows, _ := tx.Query(ctx, `select e.extraction_id from extractions e join generations.current c using (extraction_id)
+where c.generation is not null and c.folded_version = e.wanted_version and e.terminal and c.terminal and c.fold_version = $1 and not e.deleted order by e.extraction_id`, f.cfg.Version)
 		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})
@@ -51,63 +49,34 @@ where f.generation is not null and f.folded_version = f.wanted_version and f.ter
 }
 
 func (f *Folder) verify(ctx context.Context, id string) (out []Difference, err error) {
-	j := &job{id: id, terminal: true}
-	var current int64
-	err = f.in(ctx, func(tx pgx.Tx) error {
-		var mask, config []byte
-		err := tx.QueryRow(ctx, `select f.generation, f.folded_version, e.source_key, e.training_id, e.external_sae_id, e.latents, e.corpus_id, e.mask, e.config
-from folds f join extractions e using (extraction_id) where f.extraction_id = $1`, id).
-			Scan(&current, &j.wanted, &j.sourceKey, &j.trainingID, &j.externalSAEID, &j.latents, &j.corpusID, &mask, &config)
-		return errors.Join(err, json.Unmarshal(mask, &j.mask), json.Unmarshal(config, &j.config))
-	})
+	j, err := f.job(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	current, _, err := f.store.Current(ctx, id)
+	if err != nil || j == nil || current.Generation == nil || current.Folded != j.wanted {
+		return nil, err // it has gone on meanwhile
 	}
 	r, err := f.read(ctx, j)
 	if err != nil {
 		return nil, err
 	}
-	var again int64
-	err = f.in(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `insert into generations values (nextval('generation'), $1, 'verifying') returning generation`, id).Scan(&again)
-	})
+	in, closeAll, err := f.open(ctx, j, r)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		err = errors.Join(err, f.in(context.WithoutCancel(ctx), func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, `update generations set state = 'old' where generation = $1`, again)
-			return err
-		}), f.sweep(context.WithoutCancel(ctx)))
-	}()
-	in, closeAll, err := f.open(ctx, j, r.segments, r.chunks, r.vocabulary)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.load(ctx, j, in, again, r.vocabulary)
+	again, err := f.store.Load(ctx, f.sourceOf(j, r, "verify"), in)
 	if err := errors.Join(err, closeAll()); err != nil {
 		return nil, err
 	}
-	return out, f.in(ctx, func(tx pgx.Tx) error {
-		for _, t := range partitioned {
-			for _, side := range []struct {
-				name        string
-				left, right int64
-			}{{"tables", current, again}, {"fold", again, current}} {
-				// jsonb of everything but the generation: real and double precision are printed exactly.
-				row := func(generation int64) string {
-					return fmt.Sprintf(`select to_jsonb(t) - 'generation' as row from %s t`, partition(t.name, generation))
-				}
-				rows, _ := tx.Query(ctx, fmt.Sprintf(`(%s except all %s) limit %d`, row(side.left), row(side.right), shown))
-				found, err := pgx.CollectRows(rows, pgx.RowTo[json.RawMessage])
-				if err != nil {
-					return fmt.Errorf("compare %s: %w", t.name, err)
-				}
-				for _, r := range found {
-					out = append(out, Difference{Extraction: id, Table: t.name, Side: side.name, Row: strings.TrimSpace(string(r))})
-				}
-			}
-		}
-		return nil
-	})
+	defer func() {
+		err = errors.Join(err, again.Close(context.WithoutCancel(ctx)))
+		_, _, collected := f.store.Collect(context.WithoutCancel(ctx))
+		err = errors.Join(err, collected)
+	}()
+	found, err := f.store.Compare(ctx, *current.Generation, again.Generation, shown)
+	for _, d := range found {
+		out = append(out, Difference{Extraction: id, Table: d.Table, Side: map[bool]string{true: "tables", false: "fold"}[d.Left], Row: d.Row})
+	}
+	return out, err
 }

@@ -2550,6 +2550,11 @@ type ListExtractionFeaturesParamsSortBy string
 // ListExtractionFeaturesParamsSortOrder defines parameters for ListExtractionFeatures.
 type ListExtractionFeaturesParamsSortOrder string
 
+// FoldExtractionParams defines parameters for FoldExtraction.
+type FoldExtractionParams struct {
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // GetExtractionHistoryParams defines parameters for GetExtractionHistory.
 type GetExtractionHistoryParams struct {
 	Limit  *int    `form:"limit,omitempty" json:"limit,omitempty"`
@@ -3114,6 +3119,9 @@ type ServerInterface interface {
 	// ListExtractionFeatures Features of an extraction
 	// (GET /api/v1/extractions/{id}/features)
 	ListExtractionFeatures(c *gin.Context, id ExtractionID, params ListExtractionFeaturesParams)
+	// FoldExtraction Make the tables of an extraction that has ended anew, as after a fold that has failed; what is shown stays until then
+	// (POST /api/v1/extractions/{id}/fold)
+	FoldExtraction(c *gin.Context, id ExtractionID, params FoldExtractionParams)
 	// GetExtractionHistory Every recorded fact about an extraction, also a deleted one, oldest first
 	// (GET /api/v1/extractions/{id}/history)
 	GetExtractionHistory(c *gin.Context, id ExtractionID, params GetExtractionHistoryParams)
@@ -4124,6 +4132,55 @@ func (siw *ServerInterfaceWrapper) ListExtractionFeatures(c *gin.Context) {
 	}
 
 	siw.Handler.ListExtractionFeatures(c, id, params)
+}
+
+// FoldExtraction operation middleware
+func (siw *ServerInterfaceWrapper) FoldExtraction(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ExtractionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FoldExtractionParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.FoldExtraction(c, id, params)
 }
 
 // GetExtractionHistory operation middleware
@@ -6163,6 +6220,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/extractions/:id/events", wrapper.StreamExtractionEvents)
 	router.POST(options.BaseURL+"/api/v1/extractions/:id/extend", wrapper.ExtendExtraction)
 	router.GET(options.BaseURL+"/api/v1/extractions/:id/features", wrapper.ListExtractionFeatures)
+	router.POST(options.BaseURL+"/api/v1/extractions/:id/fold", wrapper.FoldExtraction)
 	router.GET(options.BaseURL+"/api/v1/extractions/:id/history", wrapper.GetExtractionHistory)
 	router.POST(options.BaseURL+"/api/v1/extractions/:id/resume", wrapper.ResumeExtraction)
 	router.GET(options.BaseURL+"/api/v1/features/:id", wrapper.GetFeature)
@@ -6925,6 +6983,46 @@ type ListExtractionFeaturesdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListExtractionFeaturesdefaultApplicationProblemPlusJSONResponse) VisitListExtractionFeaturesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FoldExtractionRequestObject struct {
+	ID     ExtractionID `json:"id"`
+	Params FoldExtractionParams
+}
+
+type FoldExtractionResponseObject interface {
+	VisitFoldExtractionResponse(w http.ResponseWriter) error
+}
+
+type FoldExtraction202JSONResponse Extraction
+
+func (response FoldExtraction202JSONResponse) VisitFoldExtractionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FoldExtractiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response FoldExtractiondefaultApplicationProblemPlusJSONResponse) VisitFoldExtractionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8679,6 +8777,9 @@ type StrictServerInterface interface {
 	// ListExtractionFeatures Features of an extraction
 	// (GET /api/v1/extractions/{id}/features)
 	ListExtractionFeatures(ctx context.Context, request ListExtractionFeaturesRequestObject) (ListExtractionFeaturesResponseObject, error)
+	// FoldExtraction Make the tables of an extraction that has ended anew, as after a fold that has failed; what is shown stays until then
+	// (POST /api/v1/extractions/{id}/fold)
+	FoldExtraction(ctx context.Context, request FoldExtractionRequestObject) (FoldExtractionResponseObject, error)
 	// GetExtractionHistory Every recorded fact about an extraction, also a deleted one, oldest first
 	// (GET /api/v1/extractions/{id}/history)
 	GetExtractionHistory(ctx context.Context, request GetExtractionHistoryRequestObject) (GetExtractionHistoryResponseObject, error)
@@ -9392,6 +9493,33 @@ func (sh *strictHandler) ListExtractionFeatures(ctx *gin.Context, id ExtractionI
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(ListExtractionFeaturesResponseObject); ok {
 		if err := validResponse.VisitListExtractionFeaturesResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// FoldExtraction operation middleware
+func (sh *strictHandler) FoldExtraction(ctx *gin.Context, id ExtractionID, params FoldExtractionParams) {
+	var request FoldExtractionRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.FoldExtraction(ctx, request.(FoldExtractionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "FoldExtraction")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(FoldExtractionResponseObject); ok {
+		if err := validResponse.VisitFoldExtractionResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {

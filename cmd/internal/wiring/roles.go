@@ -142,7 +142,7 @@ func newRunners(cfg Config, l *postgres.Log, registry *event.Registry, log *slog
 
 // Projector keeps every read model current, and folds.
 func Projector() fx.Option {
-	return fx.Options(fx.Provide(newRunners, newFolder), fx.Invoke(func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, folder *features.Folder, brokers Brokers, log *slog.Logger) {
+	return fx.Options(fx.Provide(newRunners, NewFolder), fx.Invoke(folds, func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, brokers Brokers, log *slog.Logger) {
 		for i, p := range Projections() {
 			background(lc, shut, log, "projection "+p.Name(), func(ctx context.Context) error {
 				var subscribers sync.WaitGroup
@@ -153,7 +153,6 @@ func Projector() fx.Option {
 				return err
 			})
 		}
-		background(lc, shut, log, "folder", folder.Run)
 	}))
 }
 
@@ -184,15 +183,6 @@ func follow(brokers Brokers, subscribers *sync.WaitGroup, log *slog.Logger) proj
 		})
 		return s.Subscribe(ctx, Topic)
 	}, kafka.Unmarshal)
-}
-
-// NewFolder folds what is wanted, with the store's artifacts.
-func NewFolder(l *postgres.Log, store blob.Store, log *slog.Logger) *features.Folder {
-	return newFolder(Config{}, l, store, log)
-}
-
-func newFolder(cfg Config, l *postgres.Log, store blob.Store, log *slog.Logger) *features.Folder {
-	return features.NewFolder(features.FolderConfig{Pool: l.Pool(), Readers: readers{store}, Owner: process(), Lease: cfg.LeaseTime, Logger: log.With("part", "folder")})
 }
 
 // Queries provides what reads the read models.
@@ -270,8 +260,7 @@ func wakeUp(ctx context.Context, brokers Brokers, wake chan<- struct{}, log *slo
 	return nil
 }
 
-// PureTables names a projection's tables that are a pure function of the log; none = all of them. The
-// tables of folds depend on when a fold ran; their rows are compared through artifacts and digests.
+// PureTables names a projection's tables that are a pure function of the log; none = all that its views show.
 func PureTables(p projector.Projection) []string {
 	if p.Name() == (features.Projection{}).Name() {
 		return features.PureTables()

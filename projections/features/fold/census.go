@@ -54,6 +54,9 @@ func (f *folder) countPart(ctx context.Context, p part) (census, error) {
 	first := l.base[s.index]
 	fires := make([]uint32, l.base[s.index+s.count]-first)
 	err := p.artifact.Scan(ctx, 0, uint32(f.latents), func(latent, sequence []uint32, offset []uint16, _ []float32) error {
+		if err := f.beat(); err != nil {
+			return err
+		}
 		for i, n := range latent {
 			at := int(sequence[i]) - s.first
 			if at < 0 || at >= s.count || int(offset[i]) >= l.length(s.index+at) || int(n) >= f.latents {

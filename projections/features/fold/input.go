@@ -22,10 +22,21 @@ type Input struct {
 	Latents    int // width of the SAE
 	Options    Options
 
-	// Merge writes neighbouring artifacts as one. It is called with up to 32 of them where there are more
-	// than 64, so that a latent range is not gathered from thousands of files. What it returns is closed
-	// at the end if it is an io.Closer. Nil: nothing is merged.
+	// Merge writes neighbouring artifacts as one. It is called with up to 16 of them where there are more
+	// than 64, and then with what it returned, so that a latent range is not gathered from thousands of files
+	// and no more than 64 are open at once. What it returns is closed when it was merged, or at the end, if it is
+	// an io.Closer. Nil: nothing is merged.
 	Merge func(ctx context.Context, run []Artifact) (Artifact, error)
+
+	// Beat is called again and again, from several goroutines; its error ends the fold. Nil: nobody wants to know.
+	Beat func() error
+}
+
+func (in Input) heart() func() error {
+	if in.Beat == nil {
+		return func() error { return nil }
+	}
+	return in.Beat
 }
 
 // Artifact is the postings of one segment. Scan calls visit with runs of rows of the latents from … to-1

@@ -55,7 +55,7 @@ func newLedger(in Input, o Options) (*ledger, error) {
 	for _, id := range o.ExcludeTokens {
 		excluded[id] = true
 	}
-	end := 0
+	end, beat := 0, in.heart()
 	for i, a := range in.Artifacts {
 		first, count := a.Span()
 		switch {
@@ -65,6 +65,9 @@ func newLedger(in Input, o Options) (*ledger, error) {
 			return nil, fmt.Errorf("%w: artifact %d starts at sequence %d, before the end of the one before it (%d)", ErrInput, i, first, end)
 		case first > in.Corpus.Sequences() || count > in.Corpus.Sequences()-first:
 			return nil, fmt.Errorf("%w: artifact %d covers the sequences %d … %d, the corpus has %d", ErrInput, i, first, first+count-1, in.Corpus.Sequences())
+		}
+		if err := beat(); err != nil {
+			return nil, err
 		}
 		end = first + count
 		l.spans = append(l.spans, span{first: first, count: count, index: l.sequences()})

@@ -12,7 +12,7 @@ import (
 
 const (
 	mergeAbove = 64
-	mergeRun   = 32
+	mergeRun   = 16
 
 	// rangePostings bounds the postings that all workers together hold.
 	rangePostings = 16 << 20
@@ -38,7 +38,7 @@ func Run(ctx context.Context, in Input, emit func(*Latent) error) (Summary, erro
 	if err != nil {
 		return Summary{}, err
 	}
-	f := &folder{options: o, latents: in.Latents, ledger: l, blocks: newBlocks(l, in, o)}
+	f := &folder{options: o, latents: in.Latents, beat: in.heart(), ledger: l, blocks: newBlocks(l, in, o)}
 	f.workers = o.Workers
 	if f.workers == 0 {
 		f.workers = runtime.GOMAXPROCS(0)
@@ -68,6 +68,7 @@ type part struct {
 
 type folder struct {
 	options Options
+	beat    func() error
 	latents int
 	workers int
 	ledger  *ledger
@@ -76,40 +77,97 @@ type folder struct {
 	census  census
 }
 
-// merge replaces the parts by run files until there are few enough. The result closes them.
+// merge replaces the parts by run files where there are too many. The result closes them.
+//
+// It goes depth first: as soon as there are 16 run files of a level they become one of the next, and are closed. Of
+// 65,536 artifacts no more than 16 and 15 run files of each of three levels are open at once.
 func (f *folder) merge(ctx context.Context, merge func(context.Context, []Artifact) (Artifact, error)) (closeRuns func() error, err error) {
-	var runs []io.Closer
-	closeRuns = func() error {
-		var errs []error
-		for _, r := range runs {
-			errs = append(errs, r.Close())
-		}
-		return errors.Join(errs...)
+	m := &merger{merge: merge, beat: f.beat}
+	if merge == nil || len(f.parts) <= mergeAbove {
+		return m.close, nil
 	}
-	for merge != nil && len(f.parts) > mergeAbove {
-		var merged []part
-		for from := 0; from < len(f.parts); from += mergeRun {
-			run := f.parts[from:min(from+mergeRun, len(f.parts))]
-			if len(run) == 1 {
-				merged = append(merged, run[0])
-				continue
+	for from := 0; from < len(f.parts); from += mergeRun {
+		run := f.parts[from:min(from+mergeRun, len(f.parts))]
+		if len(run) == mergeRun {
+			var p part
+			if p, err = m.join(ctx, run); err == nil {
+				err = m.add(ctx, 0, p)
 			}
-			artifacts := make([]Artifact, len(run))
-			for i, p := range run {
-				artifacts[i] = p.artifact
-			}
-			a, err := merge(ctx, artifacts)
-			if err != nil {
-				return closeRuns, fmt.Errorf("merge artifacts %d … %d: %w", run[0].from, run[len(run)-1].to-1, err)
-			}
-			if c, ok := a.(io.Closer); ok {
-				runs = append(runs, c)
-			}
-			merged = append(merged, part{artifact: a, from: run[0].from, to: run[len(run)-1].to})
+		} else {
+			m.rest = append(m.rest, run...)
 		}
-		f.parts = merged
+		if err != nil {
+			return m.close, err
+		}
 	}
-	return closeRuns, nil
+	f.parts = m.parts()
+	return m.close, nil
+}
+
+type merger struct {
+	merge  func(context.Context, []Artifact) (Artifact, error)
+	beat   func() error
+	levels [][]part // of run files, fewer than mergeRun each, the earlier sequences on the higher levels
+	rest   []part   // what is not merged
+}
+
+// join writes neighbours as one run file.
+func (m *merger) join(ctx context.Context, run []part) (part, error) {
+	artifacts := make([]Artifact, len(run))
+	for i, p := range run {
+		artifacts[i] = p.artifact
+	}
+	a, err := m.merge(ctx, artifacts)
+	if err != nil {
+		return part{}, fmt.Errorf("merge artifacts %d … %d: %w", run[0].from, run[len(run)-1].to-1, err)
+	}
+	return part{artifact: a, from: run[0].from, to: run[len(run)-1].to}, m.beat()
+}
+
+// add puts a run file on a level, and makes one of the next level where it is full.
+func (m *merger) add(ctx context.Context, level int, p part) error {
+	if level == len(m.levels) {
+		m.levels = append(m.levels, nil)
+	}
+	m.levels[level] = append(m.levels[level], p)
+	if len(m.levels[level]) < mergeRun {
+		return nil
+	}
+	joined, err := m.join(ctx, m.levels[level])
+	if joined.artifact != nil {
+		err = errors.Join(err, closeParts(m.levels[level]))
+		m.levels[level] = nil
+		if added := m.add(ctx, level+1, joined); added != nil {
+			err = errors.Join(err, added)
+		}
+	}
+	return err
+}
+
+// parts are what is left, in the order of their sequences.
+func (m *merger) parts() (out []part) {
+	for i := range m.levels {
+		out = append(out, m.levels[len(m.levels)-1-i]...)
+	}
+	return append(out, m.rest...)
+}
+
+func (m *merger) close() error {
+	var errs []error
+	for _, level := range m.levels {
+		errs = append(errs, closeParts(level))
+	}
+	return errors.Join(errs...)
+}
+
+func closeParts(parts []part) error {
+	var errs []error
+	for _, p := range parts {
+		if c, ok := p.artifact.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // latentRange is from … to-1.

@@ -102,6 +102,9 @@ func (w *worker) readPart(ctx context.Context, p part, r latentRange) error {
 	spans := l.spans[p.from:p.to]
 	next := r.from // the first latent whose start is not known yet
 	err = p.artifact.Scan(ctx, uint32(r.from), uint32(r.to), func(latent, sequence []uint32, offset []uint16, activation []float32) error {
+		if err := w.beat(); err != nil {
+			return err
+		}
 		s := spans[0]
 		for i, n := range latent {
 			for ; next <= min(int(n), r.to-1); next++ {

@@ -1,4 +1,4 @@
-package features
+package generations
 
 import (
 	"encoding/binary"
