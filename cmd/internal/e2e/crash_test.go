@@ -5,10 +5,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/projections/features"
-	"github.com/featuremill/featuremill/projections/projector"
 )
 
 // slowly makes a worker take some seconds, so that there is a middle.
@@ -66,12 +66,7 @@ func TestAKilledProjectorGoesOnFromItsCheckpoint(t *testing.T) {
 	second := s.serve("projector")
 
 	// The fold has loaded its tables and waits for a lock to attach them when it is killed.
-	tables := projector.Schema(features.Projection{})
-	s.await("the projection's tables", func() bool {
-		var there bool
-		err := s.pool.QueryRow(t.Context(), `select to_regclass($1) is not null`, tables+".feature_activations").Scan(&there)
-		return err == nil && there
-	})
+	const tables = "generations"
 	tx, err := s.pool.Begin(t.Context())
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), `lock table `+tables+`.feature_activations in share update exclusive mode`)
@@ -130,14 +125,15 @@ func TestAResultOutlivesAnOutageOfPostgreSQL(t *testing.T) {
 func TestALongChunkKeepsItsLease(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, options{})
-	s.serve("projector")
 	s.extractor(failpoints("chunk=sleep:" + (leaseTime * 3 / 2).String() + "@1"))
 	s.awaitTested(saeID)
 	id := s.begin(config())
-	s.finish(id)
+	s.awaitStatus(id, extraction.StatusCompleted)
 	var claims int
 	require.NoError(t, s.pool.QueryRow(t.Context(), `select last_value from work_fence`).Scan(&claims))
 	require.Equal(t, 1+1+1+13, claims, "the SAE's own test, the plan, the chunk and each segment were claimed once")
+	s.serve("projector") // which claims folds
+	s.finish(id)
 }
 
 func TestEveryPartMayBeKilledInOneRun(t *testing.T) {
@@ -186,7 +182,7 @@ func TestAnExtractorThatIsToldToStopGivesItsLeaseBack(t *testing.T) {
 	id := s.begin(config())
 	s.awaitSegments(id, 3)
 	require.Zero(t, first.Stop())
-	work, err := s.log.ListWork(t.Context(), id)
+	work, err := s.openSegments(id)
 	require.NoError(t, err)
 	state, _, _ := s.load(id)
 	require.Len(t, work, state.Segments()-len(state.Recorded))
@@ -225,7 +221,7 @@ func TestWorkThatKillsThreeWorkersFailsAndCanBeResumed(t *testing.T) {
 		require.Equal(t, (segments-1)*batches+1, 97)
 		killed := s.extractor(failpoints(point))
 		require.Equal(t, -1, killed.Wait(patience))
-		work, err := s.log.ListWork(t.Context(), id)
+		work, err := s.openSegments(id)
 		require.NoError(t, err)
 		require.Len(t, work, 1)
 		require.Equal(t, i+1, work[0].Attempts)
@@ -252,7 +248,7 @@ func TestACancelledExtractionKeepsWhatWasComputedAndCanBeResumed(t *testing.T) {
 	worker := s.extractor(failpoints("batch=sleep:4s@26"))
 	id := s.begin(config())
 	s.await("the fourth segment", func() bool {
-		work, err := s.log.ListWork(t.Context(), id)
+		work, err := s.openSegments(id)
 		state, _, ok := s.load(id)
 		return err == nil && ok && len(state.Recorded) == 3 && len(work) > 0 && work[0].Owner != ""
 	})
@@ -306,6 +302,17 @@ func TestAnExtendedExtractionIsTheLongOne(t *testing.T) {
 	require.Equal(t, before.Contents, after.Contents[:len(before.Contents)], "what was computed is kept")
 	requireSameDump(t, want.Dump, after.Dump)
 	s.requireWhole()
+}
+
+// openSegments lists the open segments of an extraction.
+func (s *stack) openSegments(id string) (out []eventlog.WorkStatus, err error) {
+	list, err := s.log.ListWork(s.t.Context(), id)
+	for _, w := range list {
+		if w.Work.Kind == facts.SegmentWork {
+			out = append(out, w)
+		}
+	}
+	return out, err
 }
 
 // recorded returns the segments as their events tell.

@@ -28,8 +28,8 @@ func TestVerifyFindsWhatWasChangedBehindTheLogsBack(t *testing.T) {
 			`update ` + tables + `.segments set sequences = sequences + 1 where index = 3`,
 			`update ` + tables + `.segments set sequences = sequences - 1 where index = 3`, "segments"},
 		"a number of a feature": {
-			`update ` + tables + `.features set firings = firings + 1 where latent = 5`,
-			`update ` + tables + `.features set firings = firings - 1 where latent = 5`, "features"},
+			`update generations.features set firings = firings + 1 where latent = 5`,
+			`update generations.features set firings = firings - 1 where latent = 5`, "features"},
 		"an event": {
 			`update events set data = replace(data::text, '"tokens":', '"tokens": ')::json where type = 'SegmentRecorded' and data::text like '%"index":2,%'`,
 			`update events set data = replace(data::text, '"tokens": ', '"tokens":')::json where type = 'SegmentRecorded' and data::text like '%"index":2,%'`, "digest"},
