@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -148,10 +149,14 @@ func (r *Runner) makeTables(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// What changes schemas waits this long for those who use them, then lets others through and tries again.
+// What changes schemas waits this long for those who use them, then lets others through and tries again, for as long
+// as a reader may hold a transaction. The wait is shorter than PostgreSQL's deadlock_timeout (1 s): where a reader and we
+// wait for each other, it is we who give way.
 const (
-	schemaWait     = "2s"
-	schemaAttempts = 10
+	schemaWait      = "200ms"
+	schemaPause     = 100 * time.Millisecond
+	mostSchemaPause = 5 * time.Second
+	schemaPatience  = 15 * time.Minute
 )
 
 // administer runs what changes schemas, one at a time. Whoever waits for a table that somebody reads
@@ -162,6 +167,7 @@ func (r *Runner) administer(ctx context.Context, do func(context.Context, pgx.Tx
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	began, pause := time.Now(), schemaPause
 	for attempt := 1; ; attempt++ {
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, `set local statement_timeout = 0; set local lock_timeout = 0; set local client_min_messages = warning`); err != nil {
@@ -177,10 +183,16 @@ func (r *Runner) administer(ctx context.Context, do func(context.Context, pgx.Tx
 		})
 		var pg *pgconn.PgError
 		busy := errors.As(err, &pg) && (pg.Code == "55P03" || pg.Code == "40P01") // lock_not_available, deadlock_detected
-		if !busy || attempt == schemaAttempts {
+		if !busy || time.Since(began) > schemaPatience {
 			return err
 		}
 		r.cfg.Logger.WarnContext(ctx, "tables that are to be changed are in use; trying again", "attempt", attempt, "error", err)
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, mostSchemaPause)
 	}
 }
 
