@@ -6,11 +6,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Store is a place for files that never change.
@@ -23,8 +26,10 @@ type Store interface {
 	Local(ctx context.Context, key, sha256 string) (string, error)
 	// Delete removes a blob; one that is not there is no error.
 	Delete(ctx context.Context, key string) error
-	// List returns the keys that begin with prefix, in order.
-	List(ctx context.Context, prefix string) ([]string, error)
+	// List goes through the blobs whose keys begin with prefix, in the order of keys; an error ends it.
+	List(ctx context.Context, prefix string) iter.Seq2[Item, error]
+	// Leftovers returns the files of this machine that puts and fetches left behind, or are at work on.
+	Leftovers(ctx context.Context) ([]Leftover, error)
 	Close() error
 }
 
@@ -33,6 +38,39 @@ type Blob interface {
 	io.ReaderAt
 	io.Closer
 	Size() int64
+	Modified() time.Time // when it was stored
+}
+
+// Item is a blob in a list.
+type Item struct {
+	Key      string
+	Bytes    int64
+	Modified time.Time
+}
+
+// Leftover is a file that is no blob yet, or will never be one.
+type Leftover struct {
+	Path     string
+	Bytes    int64
+	Modified time.Time
+}
+
+// Young is how recently a blob must have been stored for somebody to rely on finding it there while what names it is not
+// recorded yet: what is older, and named by nobody, may be collected. It is half of the collector's shortest time.
+const Young = 12 * time.Hour
+
+// Kept reports whether a blob of this size is there and stays there until what names it is recorded. Where it is not, it
+// has to be put again.
+func Kept(ctx context.Context, s Store, key string, size int64) (bool, error) {
+	b, err := s.Open(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	kept := b.Size() == size && time.Since(b.Modified()) < Young
+	return kept, b.Close()
 }
 
 // ErrUnavailable is wrapped by what may pass when it is tried again: a store that does not answer, or not now.
@@ -122,10 +160,12 @@ func (f *Files) syncFolders(dir string) error {
 
 type file struct {
 	*os.File
-	size int64
+	size     int64
+	modified time.Time
 }
 
-func (f file) Size() int64 { return f.size }
+func (f file) Size() int64         { return f.size }
+func (f file) Modified() time.Time { return f.modified }
 
 // Open implements Store.
 func (f *Files) Open(_ context.Context, key string) (Blob, error) {
@@ -141,7 +181,7 @@ func (f *Files) Open(_ context.Context, key string) (Blob, error) {
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	return file{h, st.Size()}, nil
+	return file{h, st.Size(), st.ModTime()}, nil
 }
 
 // Local implements Store: the file itself. Its digest was checked when it was stored.
@@ -169,19 +209,55 @@ func (f *Files) Delete(_ context.Context, key string) error {
 }
 
 // List implements Store.
-func (f *Files) List(ctx context.Context, prefix string) ([]string, error) {
-	var keys []string
-	err := filepath.WalkDir(f.root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(path, temporary) {
-			return err
+func (f *Files) List(ctx context.Context, prefix string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		err := f.walk(ctx, func(path string, info fs.FileInfo) error {
+			rel, err := filepath.Rel(f.root, path)
+			key := filepath.ToSlash(rel)
+			if err != nil || strings.HasSuffix(path, temporary) || !strings.HasPrefix(key, prefix) {
+				return err
+			}
+			if !yield(Item{Key: key, Bytes: info.Size(), Modified: info.ModTime()}, nil) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			yield(Item{}, fmt.Errorf("list blobs: %w", err))
 		}
-		rel, err := filepath.Rel(f.root, path)
-		if key := filepath.ToSlash(rel); err == nil && strings.HasPrefix(key, prefix) {
-			keys = append(keys, key)
+	}
+}
+
+// Leftovers implements Store.
+func (f *Files) Leftovers(ctx context.Context) (out []Leftover, err error) {
+	err = f.walk(ctx, func(path string, info fs.FileInfo) error {
+		if strings.HasSuffix(path, temporary) {
+			out = append(out, Leftover{Path: path, Bytes: info.Size(), Modified: info.ModTime()})
 		}
-		return errors.Join(err, ctx.Err())
+		return nil
 	})
-	return keys, err
+	return out, err
+}
+
+// walk visits all files; what goes away meanwhile is passed over.
+func (f *Files) walk(ctx context.Context, visit func(path string, info fs.FileInfo) error) error {
+	return filepath.WalkDir(f.root, func(path string, d fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil && !d.IsDir() {
+			info, err = d.Info()
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case info == nil:
+			return nil
+		}
+		return visit(path, info)
+	})
 }
 
 // Close implements Store.
@@ -195,31 +271,52 @@ func PutFile(ctx context.Context, s Store, path string) (size int64, digest stri
 		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	size, digest, err = hash(ctx, h)
+	size, digest, err = hashOf(ctx, h)
 	if err != nil {
 		return 0, "", err
 	}
 	key := FileKey(digest)
-	if b, err := s.Open(ctx, key); err == nil {
-		same := b.Size() == size
-		if err := b.Close(); err != nil || same {
-			return size, digest, err
-		}
+	if kept, err := Kept(ctx, s, key, size); err != nil || kept {
+		return size, digest, err
 	}
 	if _, err := h.Seek(0, io.SeekStart); err != nil {
 		return 0, "", err
 	}
-	again := sha256.New()
-	if err := s.Put(ctx, key, io.TeeReader(h, again)); err != nil {
+	if err := s.Put(ctx, key, &unchanged{file: h, digest: sha256.New(), want: digest}); err != nil {
+		if errors.Is(err, errChanged) {
+			err = fmt.Errorf("%s changed while it was read: stop what writes to it and import it again", path)
+		}
 		return 0, "", err
-	}
-	if got := hex.EncodeToString(again.Sum(nil)); got != digest {
-		return 0, "", errors.Join(fmt.Errorf("%s changed while it was read: stop what writes to it and import it again", path), s.Delete(ctx, key))
 	}
 	return size, digest, nil
 }
 
-func hash(ctx context.Context, r io.Reader) (int64, string, error) {
+var errChanged = errors.New("the bytes are not those that were hashed before")
+
+// unchanged reads a file again whose digest is known. If its bytes are others now, it ends with errChanged and not with
+// io.EOF: nothing wrong gets a key.
+type unchanged struct {
+	file   *os.File
+	digest hash.Hash
+	want   string
+}
+
+func (u *unchanged) Read(p []byte) (int, error) {
+	n, err := u.file.Read(p)
+	u.digest.Write(p[:n])
+	if errors.Is(err, io.EOF) && hex.EncodeToString(u.digest.Sum(nil)) != u.want {
+		err = errChanged
+	}
+	return n, err
+}
+
+// Seek implements io.Seeker; the digest is that of what follows.
+func (u *unchanged) Seek(offset int64, whence int) (int64, error) {
+	u.digest.Reset()
+	return u.file.Seek(offset, whence)
+}
+
+func hashOf(ctx context.Context, r io.Reader) (int64, string, error) {
 	d := sha256.New()
 	n, err := io.Copy(d, contextReader{ctx, r})
 	return n, hex.EncodeToString(d.Sum(nil)), err

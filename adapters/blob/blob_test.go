@@ -25,9 +25,7 @@ func TestAFailedPutLeavesNothingUnderTheKey(t *testing.T) {
 	require.ErrorIs(t, s.Put(t.Context(), "a/b", cut), errCut)
 	_, err = s.Open(t.Context(), "a/b")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	keys, err := s.List(t.Context(), "")
-	require.NoError(t, err)
-	require.Empty(t, keys)
+	require.Empty(t, keys(t, s, ""))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, s.Put(ended, "a/b", bytes.NewReader([]byte("x"))), context.Canceled)
@@ -60,11 +58,10 @@ func TestAFileIsKnownByItsDigestAndStoredOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "weights", string(got))
 	}
-	keys, err := s.List(t.Context(), "files/")
-	require.NoError(t, err)
-	require.Len(t, keys, 1)
-	require.NoError(t, s.Delete(t.Context(), keys[0]))
-	require.NoError(t, s.Delete(t.Context(), keys[0]), "deleting twice is no error")
+	stored := keys(t, s, "files/")
+	require.Len(t, stored, 1)
+	require.NoError(t, s.Delete(t.Context(), stored[0]))
+	require.NoError(t, s.Delete(t.Context(), stored[0]), "deleting twice is no error")
 }
 
 var errCut = errors.New("connection cut")

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"iter"
+	"net/http"
 	"strings"
+	"time"
 
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/smithy-go"
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/s3blob" // s3:// and stores that speak its protocol
 	"gocloud.dev/gcerrors"
@@ -21,7 +24,7 @@ type Bucket struct {
 	cache  *Files
 }
 
-// Open opens a store by its address: file:///folder, a plain folder, or s3://bucket?region=…&endpoint=….
+// Open opens a store by its address: file:///folder, a plain folder, or s3://bucket?region=…&endpoint=…&prefix=….
 // An object store needs a cache folder.
 func Open(ctx context.Context, address, cacheDir string) (Store, error) {
 	if path, ok := strings.CutPrefix(address, "file://"); ok {
@@ -44,54 +47,118 @@ func Open(ctx context.Context, address, cacheDir string) (Store, error) {
 	return &Bucket{bucket: b, cache: cache}, nil
 }
 
-func (b *Bucket) wrap(key string, err error) error {
-	if gcerrors.Code(err) == gcerrors.NotFound {
-		return fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
+// wrap says what an error of the object store means: a blob that is not there, what stays wrong until somebody changes
+// something, or a store that is away.
+func wrap(key string, err error) error {
+	var said smithy.APIError
+	var answered *awshttp.ResponseError
+	code, status := "", 0
+	if errors.As(err, &said) {
+		code = said.ErrorCode()
 	}
-	return fmt.Errorf("blob %s: %w", key, err)
+	if errors.As(err, &answered) {
+		status = answered.HTTPStatusCode()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrUnavailable), errors.Is(err, errChanged):
+		return fmt.Errorf("blob %s: %w", key, err)
+	case code == "NoSuchBucket":
+		return fmt.Errorf("blob %s: there is no such bucket: make it, or mend the store's address: %w", key, err)
+	case gcerrors.Code(err) == gcerrors.NotFound:
+		return fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
+	case status >= http.StatusBadRequest && status < http.StatusInternalServerError && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests && code != "SlowDown" && code != "RequestTimeout":
+		return fmt.Errorf("blob %s: the object store refuses it: %w", key, err)
+	}
+	return fmt.Errorf("blob %s: %w: %w", key, ErrUnavailable, err)
 }
 
-// Put implements Store. An object appears whole or not at all.
+// Pauses of what is tried again at once. The client of the store has tried each request three times by then; a longer
+// outage is the caller's to wait for.
+const (
+	firstPause = 100 * time.Millisecond
+	tries      = 2
+)
+
+// again tries what may pass a few times.
+func again(ctx context.Context, try func() error) error {
+	pause := firstPause
+	for n := 1; ; n++ {
+		err := try()
+		if err == nil || n == tries || !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(pause):
+		}
+		pause *= 2
+	}
+}
+
+// Put implements Store. An object appears whole or not at all. What can be read again is sent again after a cut.
 func (b *Bucket) Put(ctx context.Context, key string, r io.Reader) error {
+	rewind, ok := r.(io.Seeker)
+	if !ok {
+		return b.put(ctx, key, r)
+	}
+	start, err := rewind.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("blob %s: %w", key, err)
+	}
+	return again(ctx, func() error {
+		if _, err := rewind.Seek(start, io.SeekStart); err != nil {
+			return fmt.Errorf("blob %s: %w", key, err)
+		}
+		return b.put(ctx, key, r)
+	})
+}
+
+func (b *Bucket) put(ctx context.Context, key string, r io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w, err := b.bucket.NewWriter(ctx, key, nil)
 	if err != nil {
-		return b.wrap(key, err)
+		return wrap(key, err)
 	}
 	if _, err := io.Copy(w, contextReader{ctx, r}); err != nil {
 		cancel() // closing a writer whose context ended leaves no object behind
-		_ = w.Close()
-		return b.wrap(key, err)
+		if closed := w.Close(); closed != nil && !errors.Is(err, errChanged) && !errors.Is(closed, context.Canceled) {
+			err = closed // the copy only learnt that the other end had failed
+		}
+		return wrap(key, err)
 	}
-	if err := w.Close(); err != nil {
-		return b.wrap(key, err)
-	}
-	return nil
+	return wrap(key, w.Close())
 }
 
 type object struct {
-	ctx  context.Context
-	b    *Bucket
-	key  string
-	size int64
+	ctx      context.Context
+	b        *Bucket
+	key      string
+	size     int64
+	modified time.Time
 }
 
-func (o object) Size() int64  { return o.size }
-func (o object) Close() error { return nil }
+func (o object) Size() int64         { return o.size }
+func (o object) Modified() time.Time { return o.modified }
+func (o object) Close() error        { return nil }
 
-func (o object) ReadAt(p []byte, off int64) (int, error) {
+func (o object) ReadAt(p []byte, off int64) (n int, err error) {
 	if off >= o.size {
 		return 0, io.EOF
 	}
-	r, err := o.b.bucket.NewRangeReader(o.ctx, o.key, off, min(int64(len(p)), o.size-off), nil)
-	if err != nil {
-		return 0, o.b.wrap(o.key, err)
-	}
-	n, err := io.ReadFull(r, p[:min(int64(len(p)), o.size-off)])
-	if cerr := r.Close(); err == nil {
-		err = cerr
-	}
+	want := p[:min(int64(len(p)), o.size-off)]
+	err = again(o.ctx, func() error {
+		n = 0
+		r, err := o.b.bucket.NewRangeReader(o.ctx, o.key, off, int64(len(want)), nil)
+		if err != nil {
+			return wrap(o.key, err)
+		}
+		n, err = io.ReadFull(r, want)
+		return wrap(o.key, errors.Join(err, r.Close()))
+	})
 	if err == nil && n < len(p) {
 		err = io.EOF
 	}
@@ -100,65 +167,53 @@ func (o object) ReadAt(p []byte, off int64) (int, error) {
 
 // Open implements Store; reads are range requests.
 func (b *Bucket) Open(ctx context.Context, key string) (Blob, error) {
-	a, err := b.bucket.Attributes(ctx, key)
+	var a *blob.Attributes
+	err := again(ctx, func() (err error) {
+		a, err = b.bucket.Attributes(ctx, key)
+		return wrap(key, err)
+	})
 	if err != nil {
-		return nil, b.wrap(key, err)
+		return nil, err
 	}
-	return object{ctx, b, key, a.Size}, nil
-}
-
-// Local implements Store: it fetches the blob into the cache once and checks its digest.
-func (b *Bucket) Local(ctx context.Context, key, sha256 string) (string, error) {
-	cached := FileKey(sha256)
-	if path, err := b.cache.Local(ctx, cached, sha256); err == nil {
-		return path, nil
-	}
-	r, err := b.bucket.NewReader(ctx, key, nil)
-	if err != nil {
-		return "", b.wrap(key, err)
-	}
-	defer func() { _ = r.Close() }()
-	tmp, err := os.CreateTemp(b.cache.root, "fetch.*"+temporary)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, digest, err := hash(ctx, io.TeeReader(r, tmp))
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return "", b.wrap(key, err)
-	}
-	if digest != sha256 {
-		return "", fmt.Errorf("blob %s has sha256 %s, not %s: it was changed or cut short in the store", key, digest, sha256)
-	}
-	path := filepath.Join(b.cache.root, filepath.FromSlash(cached))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
-	}
-	return path, os.Rename(tmp.Name(), path)
+	return object{ctx, b, key, a.Size, a.ModTime}, nil
 }
 
 // Delete implements Store.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
-	if err := b.bucket.Delete(ctx, key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
-		return b.wrap(key, err)
+	err := wrap(key, b.bucket.Delete(ctx, key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // List implements Store.
-func (b *Bucket) List(ctx context.Context, prefix string) ([]string, error) {
-	var keys []string
-	for it := b.bucket.List(&blob.ListOptions{Prefix: prefix}); ; {
-		o, err := it.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			return keys, nil
+func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		for it := b.bucket.List(&blob.ListOptions{Prefix: prefix}); ; {
+			o, err := it.Next(ctx)
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(Item{}, wrap(prefix, err))
+				return
+			}
+			if !yield(Item{Key: o.Key, Bytes: o.Size, Modified: o.ModTime}, nil) {
+				return
+			}
 		}
-		if err != nil {
-			return nil, b.wrap(prefix, err)
-		}
-		keys = append(keys, o.Key)
 	}
 }
+
+// Leftovers implements Store: what fetches have left in the cache folder. An upload that does not end leaves no object.
+func (b *Bucket) Leftovers(ctx context.Context) ([]Leftover, error) { return b.cache.Leftovers(ctx) }
+
+// Cached returns the files that were fetched to this machine.
+func (b *Bucket) Cached(ctx context.Context) iter.Seq2[Item, error] { return b.cache.List(ctx, "") }
+
+// Uncache removes a fetched file from this machine.
+func (b *Bucket) Uncache(ctx context.Context, key string) error { return b.cache.Delete(ctx, key) }
 
 // Close implements Store.
 func (b *Bucket) Close() error { return b.bucket.Close() }

@@ -86,6 +86,9 @@ func encodeRow(e extractions.Extraction) (api.Extraction, error) {
 func addProgress(out *api.Extraction, p extractions.Progress) {
 	out.Progress, out.TokensDone, out.TokensPerSecond, out.EtaSeconds = p.Share, &p.TokensDone, p.TokensPerSecond, p.ETASeconds
 	out.Stage, out.Segment, out.Waiting, out.Workers = known(p.Stage), p.Segment, known(p.Waiting), &p.Workers
+	if p.BytesDone > 0 {
+		out.BytesDone, out.BytesTotal = &p.BytesDone, &p.BytesTotal
+	}
 	if p.Batches > 0 {
 		out.CurrentBatch, out.TotalBatches = &p.Batch, &p.Batches
 	}

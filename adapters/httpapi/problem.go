@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
 
+	"github.com/featuremill/featuremill/adapters/blob"
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/problem"
@@ -70,6 +71,8 @@ func explain(err error) (int, *problem.Error) {
 		return http.StatusRequestEntityTooLarge, problem.New(problem.Invalid, "body_too_large", "the body is larger than %d bytes", large.Limit)
 	case errors.Is(err, features.ErrReplaced):
 		return http.StatusServiceUnavailable, problem.New(problem.Unavailable, "replaced", "these numbers have just been replaced by newer ones; ask again")
+	case errors.Is(err, blob.ErrUnavailable):
+		return http.StatusServiceUnavailable, problem.New(problem.Unavailable, "store_unavailable", "the store of files does not answer; try again in a moment")
 	case unavailable(err):
 		return http.StatusServiceUnavailable, problem.New(problem.Unavailable, "unavailable", "the database does not answer; try again in a moment")
 	}

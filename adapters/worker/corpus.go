@@ -27,6 +27,7 @@ func (w *Worker) corpus(ctx context.Context, task *Task) error {
 	if !state.Building || index != len(state.Chunks) {
 		return nil
 	}
+	ctx = fetching(ctx, task)
 	m, _, err := command.Load[model.State](ctx, w.commands, model.Stream(state.Request.ModelID))
 	if err != nil {
 		return err
@@ -89,8 +90,8 @@ func (w *Worker) vocabulary(ctx context.Context, t Tokenizer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.store.Local(ctx, blob.FileKey(digest), digest); err == nil {
-		return digest, nil
+	if kept, err := blob.Kept(ctx, w.store, blob.FileKey(digest), int64(file.Len())); err != nil || kept {
+		return digest, err
 	}
 	return digest, w.store.Put(ctx, blob.FileKey(digest), bytes.NewReader(file.Bytes()))
 }

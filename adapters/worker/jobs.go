@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -290,7 +291,11 @@ func (w *Worker) open(ctx context.Context, in inputs) (Encoder, error) {
 	return e, nil
 }
 
+// missing says that files are not there, if that is what is wrong; a store that is away is another matter.
 func missing(what string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read %s: %w", what, err)
+	}
 	return &Failure{Code: "files_missing", Detail: what + " are not in the store: import them again, or put the store back, and resume", Resumable: true, Err: err}
 }
 
@@ -320,6 +325,22 @@ type telemetry struct {
 	TokensPerSecond float64 `json:"tokens_per_second,omitempty"`
 	Batch           int     `json:"current_batch,omitempty"`
 	Batches         int     `json:"total_batches,omitempty"`
+	BytesDone       int64   `json:"bytes_done,omitempty"`
+	BytesTotal      int64   `json:"bytes_total,omitempty"` // 0 = not known yet
+}
+
+const showEvery = 200 * time.Millisecond
+
+// fetching has what is fetched from the store reported: bytes that arrive are progress, and no watchdog ends them.
+func fetching(ctx context.Context, task *Task) context.Context {
+	var shown time.Time
+	return blob.WithProgress(ctx, func(done, total int64) error {
+		if time.Since(shown) < showEvery && done < total {
+			return task.Batch(nil)
+		}
+		shown = time.Now()
+		return task.Batch(telemetry{Stage: "fetching", BytesDone: done, BytesTotal: total})
+	})
 }
 
 func rate(tokens int64, since time.Time) float64 {

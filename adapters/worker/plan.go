@@ -36,6 +36,7 @@ func (w *Worker) plan(ctx context.Context, task *Task) error {
 	if in.extraction.Status != extraction.Queued {
 		return nil
 	}
+	ctx = fetching(ctx, task)
 	if err := task.Batch(telemetry{Stage: "loading"}); err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 	if in.extraction.Status != extraction.Extracting || !ok {
 		return nil
 	}
+	ctx = fetching(ctx, task)
 	built, _, err := command.Load[corpora.State](ctx, w.commands, corpora.Stream(in.extraction.CorpusID))
 	if err != nil {
 		return err

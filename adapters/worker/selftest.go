@@ -67,6 +67,7 @@ func (w *Worker) testedSAE(ctx context.Context, task *Task, s sae.State) (sae.Se
 	if err := s.Facts.Fits(s.ModelID, in.model); err != nil {
 		return none, err
 	}
+	ctx = fetching(ctx, task)
 	if err := task.Batch(telemetry{Stage: "loading"}); err != nil {
 		return none, err
 	}

@@ -24,6 +24,8 @@ type Telemetry struct {
 	TokensPerSecond float64 `json:"tokens_per_second"`
 	Batch           int     `json:"current_batch"`
 	Batches         int     `json:"total_batches"`
+	BytesDone       int64   `json:"bytes_done"`
+	BytesTotal      int64   `json:"bytes_total"`
 }
 
 // Work is one open piece of work of an extraction.
@@ -47,6 +49,8 @@ type Progress struct {
 	Stage           string   // loading, self-test, tokenising, extracting, …; "" while nobody works
 	Segment         *int     // the lowest that is being computed
 	Batch, Batches  int      // of that segment
+	BytesDone       int64    // that are here of what is fetched from the store; 0 while nothing is
+	BytesTotal      int64
 	Workers         int      // that work on it
 	Waiting         string   // "waiting for a worker: {profile}"; "" while somebody works or nothing is to be done
 	Open            []Work   // in the order of kind and index
@@ -117,6 +121,7 @@ func (p *Progress) add() {
 		owners[w.Owner] = true
 		if p.Stage == "" || w.Kind == facts.SegmentWork && p.Segment == nil {
 			p.Stage = w.Telemetry.Stage
+			p.BytesDone, p.BytesTotal = w.Telemetry.BytesDone, w.Telemetry.BytesTotal
 		}
 		if w.Kind != facts.SegmentWork {
 			continue

@@ -1406,7 +1406,11 @@ type Extraction struct {
 	BatchSize     *int    `json:"batch_size,omitempty"`
 
 	// BatchTotal SAEs that were asked for; some may have been skipped
-	BatchTotal   *int    `json:"batch_total,omitempty"`
+	BatchTotal *int `json:"batch_total,omitempty"`
+
+	// BytesDone In the stage fetching: of the model's or the SAE's file that comes from the store
+	BytesDone    *int64  `json:"bytes_done,omitempty"`
+	BytesTotal   *int64  `json:"bytes_total,omitempty"`
 	CancelReason *string `json:"cancel_reason,omitempty"`
 
 	// CompletedAt When it ended, in whatever way

@@ -108,13 +108,13 @@ func TestAResultOutlivesAnOutageOfPostgreSQL(t *testing.T) {
 	id := s.begin(config())
 	s.awaitSegments(id, 4)
 	s.await("the fifth artifact", func() bool {
-		stored, err := s.store.List(t.Context(), "extractions/"+id+"/")
+		stored, err := s.artifacts(id)
 		return err == nil && len(stored) == 5
 	})
 	s.server.Kill()
 	s.server.Restart()
 	s.finish(id)
-	stored, err := s.store.List(t.Context(), "extractions/"+id+"/")
+	stored, err := s.artifacts(id)
 	require.NoError(t, err)
 	require.Len(t, stored, 13)
 	for _, r := range s.recorded(id) {
@@ -261,7 +261,7 @@ func TestACancelledExtractionKeepsWhatWasComputedAndCanBeResumed(t *testing.T) {
 	_, err = s.commands.CancelExtraction(t.Context(), call(), other, "only a try")
 	require.NoError(t, err)
 	s.await("the worker's end of the work", func() bool { return contains(worker, "called off") })
-	stored, err := s.store.List(t.Context(), "extractions/"+id+"/")
+	stored, err := s.artifacts(id)
 	require.NoError(t, err)
 	require.Len(t, stored, 3, "the worker stopped in the middle of the fourth segment")
 
@@ -302,6 +302,17 @@ func TestAnExtendedExtractionIsTheLongOne(t *testing.T) {
 	require.Equal(t, before.Contents, after.Contents[:len(before.Contents)], "what was computed is kept")
 	requireSameDump(t, want.Dump, after.Dump)
 	s.requireWhole()
+}
+
+// artifacts lists the stored artifacts of an extraction.
+func (s *stack) artifacts(id string) (keys []string, err error) {
+	for item, err := range s.store.List(s.t.Context(), "extractions/"+id+"/") {
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, item.Key)
+	}
+	return keys, nil
 }
 
 // openSegments lists the open segments of an extraction.

@@ -108,6 +108,7 @@ type folding struct {
 func (f *foldJob) Do(ctx context.Context, task *worker.Task) error {
 	id := task.Lease.Work.Subject
 	beat := func() error { return task.Batch(folding{Stage: "folding"}) }
+	ctx = blob.WithProgress(ctx, func(int64, int64) error { return beat() })
 	if err := f.caughtUp(ctx, beat); err != nil {
 		return err
 	}
