@@ -45,6 +45,8 @@ type stack struct {
 	server   *pgtest.Server // nil where the database is one of the shared server's
 	broker   *kafkatest.Broker
 	state    string
+	address  string // of the store
+	line     *line  // to the store, where that is one of objects
 	store    blob.Store
 	library  *library.Library
 	commands *command.Handler
@@ -55,6 +57,7 @@ type stack struct {
 // options say what is special about a stack.
 type options struct {
 	ownServer bool // PostgreSQL is to be killed
+	objects   bool // the store is one of objects, whatever the others have
 	texts     string
 }
 
@@ -77,7 +80,11 @@ func newStack(t testing.TB, o options) *stack {
 	s.pool, err = pgxpool.New(t.Context(), s.dsn)
 	require.NoError(t, err)
 	t.Cleanup(s.pool.Close)
-	s.store, err = blob.Open(t.Context(), filepath.Join(s.state, "files"), filepath.Join(s.state, "cache", "blobs"))
+	s.address = filepath.Join(s.state, "files")
+	if o.objects || os.Getenv(envStore) != "" {
+		s.address, s.line = objects(t)
+	}
+	s.store, err = blob.Open(t.Context(), s.address, filepath.Join(s.state, "cache", "blobs"))
 	require.NoError(t, err)
 	s.library, err = library.New(s.store, filepath.Join(s.state, "cache"), nil)
 	require.NoError(t, err)
@@ -125,7 +132,7 @@ func (s *stack) begin(c extraction.Config) string {
 }
 
 func (s *stack) args(more ...string) []string {
-	args := append(more, "--state", s.state, "--database", s.dsn, "--store", filepath.Join(s.state, "files"), "--log-level", "info")
+	args := append(more, "--state", s.state, "--database", s.dsn, "--store", s.address, "--log-level", "info")
 	for _, b := range s.broker.Addrs() {
 		args = append(args, "--kafka", b)
 	}
