@@ -26,6 +26,8 @@ type Store interface {
 	Local(ctx context.Context, key, sha256 string) (string, error)
 	// Delete removes a blob; one that is not there is no error.
 	Delete(ctx context.Context, key string) error
+	// DeleteOlder removes a blob that was stored before a time, and reports whether it did.
+	DeleteOlder(ctx context.Context, key string, than time.Time) (bool, error)
 	// List goes through the blobs whose keys begin with prefix, in the order of keys; an error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Item, error]
 	// Leftovers returns the files of this machine that puts and fetches left behind, or are at work on.
@@ -206,6 +208,33 @@ func (f *Files) Delete(_ context.Context, key string) error {
 		return fmt.Errorf("delete blob %s: %w", key, err)
 	}
 	return nil
+}
+
+// DeleteOlder implements Store. The blob is taken from its name before it is looked at, so that one that is stored again at
+// the same time is either what is looked at, or stays.
+func (f *Files) DeleteOlder(_ context.Context, key string, than time.Time) (bool, error) {
+	path, err := f.path(key)
+	if err != nil {
+		return false, err
+	}
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !st.ModTime().Before(than) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("delete blob %s: %w", key, err)
+	}
+	taken := path + ".deleting" + temporary
+	if err := os.Rename(path, taken); err != nil {
+		return false, fmt.Errorf("delete blob %s: %w", key, err)
+	}
+	if st, err = os.Stat(taken); err == nil && !st.ModTime().Before(than) {
+		return false, os.Rename(taken, path) // the bytes are those that its name says, whoever stored them
+	}
+	if err := errors.Join(err, os.Remove(taken)); err != nil {
+		return false, fmt.Errorf("delete blob %s: %w", key, err)
+	}
+	return true, nil
 }
 
 // List implements Store.

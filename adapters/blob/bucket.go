@@ -187,6 +187,19 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	return err
 }
 
+// DeleteOlder implements Store. An object store deletes whatever has the name, so between look and delete there is a
+// moment of some milliseconds in which a blob that is stored again would be lost.
+func (b *Bucket) DeleteOlder(ctx context.Context, key string, than time.Time) (bool, error) {
+	o, err := b.Open(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !o.Modified().Before(than) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, b.Delete(ctx, key)
+}
+
 // List implements Store.
 func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {

@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/featuremill/featuremill/domain/event"
@@ -126,6 +128,34 @@ func PoolConfig(dsn string) (*pgxpool.Config, error) {
 
 // Pool returns the log's connections, for what is kept beside the log in the same database.
 func (l *Log) Pool() *pgxpool.Pool { return l.pool }
+
+// Alone runs do unless another process is at it, and reports whether it did. Whoever dies is not at it any more.
+func (l *Log) Alone(ctx context.Context, what string, do func(context.Context) error) (mine bool, err error) {
+	conn, err := pgx.ConnectConfig(ctx, l.pool.Config().ConnConfig)
+	if err != nil {
+		return false, unavailable(err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	if err := conn.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended($1, 11))`, what).Scan(&mine); err != nil || !mine {
+		return false, unavailable(err)
+	}
+	return true, do(ctx)
+}
+
+// ForgetKeys removes idempotency keys that were used before a time, and returns how many; dry, it only counts them.
+func (l *Log) ForgetKeys(ctx context.Context, before time.Time, dry bool) (n int64, err error) {
+	if dry {
+		err = l.pool.QueryRow(ctx, `select count(*) from idempotency_keys where recorded_at < $1`, before).Scan(&n)
+		return n, unavailable(err)
+	}
+	for {
+		tag, err := l.pool.Exec(ctx, `delete from idempotency_keys where key in (select key from idempotency_keys where recorded_at < $1 limit 10000)`, before)
+		n += tag.RowsAffected()
+		if err != nil || tag.RowsAffected() == 0 {
+			return n, unavailable(err)
+		}
+	}
+}
 
 // Close stops the listener and closes all connections.
 func (l *Log) Close() {

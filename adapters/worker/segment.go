@@ -30,24 +30,57 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 	if err != nil {
 		return err
 	}
-	first, count, ok := in.extraction.Range(index)
+	first, _, ok := in.extraction.Range(index)
 	if in.extraction.Status != extraction.Extracting || !ok {
 		return nil
 	}
 	ctx = fetching(ctx, task)
-	built, _, err := command.Load[corpora.State](ctx, w.commands, corpora.Stream(in.extraction.CorpusID))
+	made, err := w.compute(ctx, in, index, func(t telemetry) error { return task.Batch(t) })
 	if err != nil {
 		return err
 	}
+	if err := w.store.Put(ctx, ArtifactKey(id, index, made.artifact.FileSHA256), bytes.NewReader(made.file)); err != nil {
+		return fmt.Errorf("store the artifact: %w", err)
+	}
+	w.at("artifact")
+	result := extraction.SegmentRecorded{
+		Index: index, FirstSequence: first, Sequences: made.sequences, Tokens: made.tokens, Artifact: made.artifact,
+		Seconds: time.Since(started).Seconds(), Device: w.engine.Profile().Device, Worker: w.name, Attempt: task.Lease.Attempt,
+	}
+	err = w.record(ctx, task, func() error {
+		_, err := w.commands.RecordSegment(ctx, w.call(task), task.Lease, id, result)
+		return err
+	})
+	w.at("recorded")
+	return err
+}
+
+// computed is a segment's artifact before it is stored.
+type computed struct {
+	file      []byte
+	artifact  extraction.Artifact
+	sequences int
+	tokens    int64 // fed
+}
+
+// compute runs the sequences of a segment. What comes out depends on the extraction and the compute profile alone. told is
+// called after every batch.
+func (w *Worker) compute(ctx context.Context, in inputs, index int, told func(telemetry) error) (computed, error) {
+	none, started := computed{}, time.Now()
+	first, count, _ := in.extraction.Range(index)
+	built, _, err := command.Load[corpora.State](ctx, w.commands, corpora.Stream(in.extraction.CorpusID))
+	if err != nil {
+		return none, err
+	}
 	encoder, err := w.open(ctx, in)
 	if err != nil {
-		return err
+		return none, err
 	}
 	sequences := make([][]int32, 0, count)
 	var fed int64
 	for seq := range w.sequences(ctx, built, first, count) {
 		if seq.err != nil {
-			return seq.err
+			return none, seq.err
 		}
 		sequences = append(sequences, seq.sequence.Tokens)
 		fed += int64(len(seq.sequence.Tokens))
@@ -75,7 +108,7 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 		w.at("batch")
 		norms, err := encoder.Batch(ctx, batch, columns)
 		if err != nil {
-			return err
+			return none, err
 		}
 		for i := from; i < columns.Len(); i++ {
 			columns.Sequence[i] = uint32(first + members[columns.Sequence[i]])
@@ -87,38 +120,25 @@ func (w *Worker) segment(ctx context.Context, task *Task) error {
 				}
 			}
 		}
-		if err := task.Batch(telemetry{Stage: "extracting", TokensDone: done, TokensTotal: fed, TokensPerSecond: rate(done, started), Batch: b/in.extraction.BatchSize + 1, Batches: batches}); err != nil {
-			return err
+		if err := told(telemetry{Stage: "extracting", TokensDone: done, TokensTotal: fed, TokensPerSecond: rate(done, started), Batch: b/in.extraction.BatchSize + 1, Batches: batches}); err != nil {
+			return none, err
 		}
 	}
 	slices.SortFunc(meta.Sinks, func(a, b postings.TokenRef) int {
 		return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Offset, b.Offset))
 	})
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return none, ctx.Err()
 	}
 	bySequence(columns, first, count)
 	columns.Sort(in.sae.DSAE)
 	var file bytes.Buffer
 	sum, err := postings.Write(&file, columns, meta)
 	if err != nil {
-		return err
+		return none, err
 	}
 	artifact := extraction.Artifact{ContentSHA256: hexDigest(sum.Content), FileSHA256: hexDigest(sum.File), Bytes: sum.Bytes, Postings: sum.Rows}
-	if err := w.store.Put(ctx, ArtifactKey(id, index, artifact.FileSHA256), bytes.NewReader(file.Bytes())); err != nil {
-		return fmt.Errorf("store the artifact: %w", err)
-	}
-	w.at("artifact")
-	result := extraction.SegmentRecorded{
-		Index: index, FirstSequence: first, Sequences: len(sequences), Tokens: fed, Artifact: artifact,
-		Seconds: time.Since(started).Seconds(), Device: w.engine.Profile().Device, Worker: w.name, Attempt: task.Lease.Attempt,
-	}
-	err = w.record(ctx, task, func() error {
-		_, err := w.commands.RecordSegment(ctx, w.call(task), task.Lease, id, result)
-		return err
-	})
-	w.at("recorded")
-	return err
+	return computed{file: file.Bytes(), artifact: artifact, sequences: len(sequences), tokens: fed}, nil
 }
 
 // bySequence orders rows that came batch by batch by their sequence and keeps the order inside a sequence.

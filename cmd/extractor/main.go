@@ -18,6 +18,7 @@ import (
 // commands is what the program can do; each command is a struct with its flags and a Run.
 type commands struct {
 	Work        workCmd        `cmd:"" help:"Compute features: claim work from the event log until stopped."`
+	Repair      repairCmd      `cmd:"" help:"Compute artifacts of an extraction again that the store has lost."`
 	Activations activationsCmd `cmd:"" help:"Run a language model and write what its hooks see."`
 	Encode      encodeCmd      `cmd:"" help:"Run a sparse autoencoder on vectors."`
 	Tokenize    tokenizeCmd    `cmd:"" help:"Turn texts into token ids."`

@@ -24,6 +24,8 @@ type commands struct {
 	SAE         saeCmd         `cmd:"" name:"sae" help:"Look at an SAE's files, or at its record."`
 	Events      eventsCmd      `cmd:"" help:"Read the event log, or prove that it is whole."`
 	Work        workCmd        `cmd:"" help:"See open work and why it is still open; try a piece again at once."`
+	Store       storeCmd       `cmd:"" help:"Remove stored files that nothing names."`
+	Artifacts   artifactsCmd   `cmd:"" help:"Check the stored artifacts of an extraction; compute lost ones again."`
 	Projections projectionsCmd `cmd:"" help:"See how far the read models are; rebuild one; retry what was parked."`
 	Ready       readyCmd       `cmd:"" hidden:"" help:"Say whether a running API can answer."`
 }

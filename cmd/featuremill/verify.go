@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 
+	"github.com/featuremill/featuremill/adapters/collect"
 	"github.com/featuremill/featuremill/adapters/postgres"
+	"github.com/featuremill/featuremill/adapters/worker"
 	"github.com/featuremill/featuremill/cmd/internal/wiring"
 	"github.com/featuremill/featuremill/domain/event"
 )
@@ -60,6 +64,19 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		named, err := collect.Read(ctx, log, registry)
+		if err != nil {
+			return errors.Join(err, store.Close())
+		}
+		missing, unnamed, bytes, err := collect.Missing(ctx, named, store, worker.ArtifactKey)
+		if err != nil {
+			return errors.Join(err, store.Close())
+		}
+		for _, key := range slices.Sorted(maps.Keys(missing)) {
+			fmt.Printf("FAULT store: %s is missing, which %s names\n", key, missing[key])
+		}
+		faults += len(missing)
+		say("store: all that the log names is there: %v; %d files of %s are named by nothing (featuremill store sweep)", len(missing) == 0, unnamed, size(bytes))
 		checked, differences, err := wiring.NewFolder(log, store).Verify(ctx)
 		if err := errors.Join(err, store.Close()); err != nil {
 			return err

@@ -231,4 +231,3 @@ func TestTwoMachinesShareOnlyDatabaseBrokerAndStore(t *testing.T) {
 	}
 	require.Len(t, workers, 2, "segments by worker")
 }
-

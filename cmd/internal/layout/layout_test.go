@@ -54,6 +54,7 @@ var builtOn = map[string][]string{
 	"adapters/tokenizer": {"adapters/checkpoint"},
 	"adapters/library":   {"adapters/blob", "adapters/checkpoint", "adapters/corpus", "adapters/hub", "adapters/tokenizer"},
 	"adapters/worker":    {"adapters/blob", "adapters/corpus", "adapters/library", "adapters/postings"},
+	"adapters/collect":   {"adapters/blob"},
 	"adapters/kafka":     {"adapters/embedded"}, // kafkatest starts the embedded broker
 	"adapters/relay":     {"adapters/kafka"},
 	"adapters/postgres":  {"adapters/embedded"}, // pgtest starts the embedded server

@@ -142,7 +142,7 @@ func newRunners(cfg Config, l *postgres.Log, registry *event.Registry, log *slog
 
 // Projector keeps every read model current, and folds.
 func Projector() fx.Option {
-	return fx.Options(fx.Provide(newRunners, NewFolder), fx.Invoke(folds, func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, brokers Brokers, log *slog.Logger) {
+	return fx.Options(fx.Provide(newRunners, NewFolder), fx.Invoke(folds, sweeps, func(lc fx.Lifecycle, shut fx.Shutdowner, runners []*projector.Runner, brokers Brokers, log *slog.Logger) {
 		for i, p := range Projections() {
 			background(lc, shut, log, "projection "+p.Name(), func(ctx context.Context) error {
 				var subscribers sync.WaitGroup
