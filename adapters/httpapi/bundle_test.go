@@ -74,7 +74,7 @@ func newBundle(t *testing.T, options ...option) *bundle {
 	quiet := slog.New(slog.DiscardHandler)
 	registry, err := facts.Registry()
 	require.NoError(t, err)
-	log, err := postgres.Open(t.Context(), pgtest.New(t), postgres.Config{Registry: registry, Effects: facts.Effects, Logger: quiet, Connections: 20})
+	log, err := postgres.Open(t.Context(), pgtest.New(t), postgres.Config{Registry: registry, Effects: facts.Effects, Refuse: facts.Storable, Logger: quiet, Connections: 20})
 	require.NoError(t, err)
 	t.Cleanup(log.Close)
 	b := &bundle{log: log, commands: command.NewHandler(log, registry, time.Now), root: t.TempDir(), memory: newMemory(12)}

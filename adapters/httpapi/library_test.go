@@ -273,3 +273,24 @@ func TestListsRefuseWhatTheyDoNotKnow(t *testing.T) {
 		b.refused(t, 404, code, "GET", path, nil)
 	}
 }
+
+func TestACheckpointWhoseTextsCannotBeKeptIsRefusedByName(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	for name, change := range map[string]struct {
+		change map[string]any
+		field  string
+	}{
+		"a model's name with U+0000": {map[string]any{"model_name": "tiny\x00"}, "facts.model_name"},
+		"a hook with U+0000":         {map[string]any{"hook_name": "blocks.1.hook_resid_post\x00"}, ""},
+	} {
+		at := b.sae(t, strings.ReplaceAll(name, " ", "_"), 32, change.change)
+		a := b.send(t, "POST", "/api/v1/saes/import/file", map[string]any{"file_path": at, "name": "An SAE"})
+		require.Equal(t, 422, a.status, "%s: %s", name, a.body)
+		if change.field != "" {
+			require.Contains(t, string(a.body), change.field, name)
+			require.Contains(t, string(a.body), "U+0000", name)
+		}
+	}
+	require.Empty(t, b.sent(t, 200, "GET", "/api/v1/saes", nil)["data"], "nothing was registered")
+}

@@ -75,6 +75,7 @@ type appendCall struct {
 	datas     []string
 	metadatas []string
 	side      []byte // JSON, or nil
+	opens     int    // work rows
 }
 
 func (l *Log) prepare(r eventlog.Request, archive []event.ID) (*appendCall, error) {
@@ -107,6 +108,7 @@ func (l *Log) prepare(r eventlog.Request, archive []event.ID) (*appendCall, erro
 					return nil, fmt.Errorf("effects of %s on %s: %w", p.Data.EventType(), s.Stream, err)
 				}
 				effects = append(effects, row)
+				c.opens += max(0, row.Until-row.Index)
 			}
 		}
 	}
@@ -151,6 +153,11 @@ func (l *Log) encode(stream string, version int64, p event.Proposed) (event.Reco
 	if err != nil {
 		return event.Recorded{}, fmt.Errorf("append to %s: encode the metadata of %s: %w", stream, name, err)
 	}
+	if l.cfg.Refuse != nil {
+		if err := l.cfg.Refuse(name, data); err != nil {
+			return event.Recorded{}, err
+		}
+	}
 	if n := len(data) + len(metadata); n > eventlog.MaxEventBytes {
 		return event.Recorded{}, &eventlog.TooLargeError{ID: p.ID, Type: name, Bytes: n}
 	}
@@ -170,10 +177,27 @@ func (c *appendCall) add(r event.Recorded) {
 	c.metadatas = append(c.metadatas, string(r.Metadata))
 }
 
+// manyRows is how many work rows an append opens that takes longer than others may: a row takes some 30 µs.
+const manyRows = 4096
+
 // call is one attempt.
 func (l *Log) call(ctx context.Context, c *appendCall) (eventlog.Appended, error) {
-	rows, err := l.pool.Query(ctx, appendSQL, c.streams, c.expected, c.written,
-		c.ids, c.ofStream, c.versions, c.types, c.schemas, c.datas, c.metadatas, c.side)
+	args := []any{c.streams, c.expected, c.written, c.ids, c.ofStream, c.versions, c.types, c.schemas, c.datas, c.metadatas, c.side}
+	var rows pgx.Rows
+	var err error
+	if c.opens < manyRows {
+		rows, err = l.pool.Query(ctx, appendSQL, args...)
+	} else {
+		// Both statements are sent at once, and are one transaction.
+		batch := &pgx.Batch{}
+		batch.Queue(`select set_config('statement_timeout', '60s', true)`)
+		batch.Queue(appendSQL, args...)
+		results := l.pool.SendBatch(ctx, batch)
+		defer func() { _ = results.Close() }() // what it says was said by the rows
+		if _, err = results.Exec(); err == nil {
+			rows, err = results.Query()
+		}
+	}
 	if err != nil {
 		return eventlog.Appended{}, err
 	}

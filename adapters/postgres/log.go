@@ -18,10 +18,11 @@ import (
 
 // Config says how a Log works. Registry is required; zero values of the rest mean the defaults.
 type Config struct {
-	Registry *event.Registry  // types and schema versions of what is appended
-	Effects  eventlog.Effects // what events do to the side tables; nil = nothing
-	Logger   *slog.Logger     // nil = slog.Default()
-	Now      func() time.Time // for event ids that the log makes itself; nil = time.Now
+	Registry *event.Registry                           // types and schema versions of what is appended
+	Effects  eventlog.Effects                          // what events do to the side tables; nil = nothing
+	Refuse   func(eventType string, data []byte) error // says why a fact's JSON must not be appended; nil = all may
+	Logger   *slog.Logger                              // nil = slog.Default()
+	Now      func() time.Time                          // for event ids that the log makes itself; nil = time.Now
 
 	Connections int32         // of the pool; 10
 	LeaseTime   time.Duration // how long a lease lives without a heartbeat; 30 s

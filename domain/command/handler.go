@@ -85,6 +85,9 @@ func Load[S aggregate[S]](ctx context.Context, h *Handler, stream string) (S, in
 func (h *Handler) propose(call Call, data []event.Data) []event.Proposed {
 	out := make([]event.Proposed, len(data))
 	for i, d := range data {
+		if c, ok := d.(event.Cleaner); ok {
+			d = c.Clean()
+		}
 		out[i] = event.Proposed{ID: event.NewID(h.now()), Data: d, Metadata: call.Metadata}
 	}
 	return out
@@ -138,7 +141,12 @@ func refuse(err error) error {
 	var reserved *eventlog.ReservedError
 	var conflict *eventlog.ConflictError
 	var idempotency *eventlog.IdempotencyError
+	var unstorable *eventlog.UnstorableError
 	switch {
+	case errors.As(err, &unstorable):
+		p := problem.New(problem.Invalid, "unstorable_text", "%s", unstorable.Error())
+		p.Err = err
+		return p.With("field", unstorable.Field)
 	case errors.As(err, &reserved) && facts.IsSource(reserved.Key):
 		p := problem.New(problem.Conflict, "source_busy", "%s is being extracted by %s: wait for it, or cancel it", facts.Describe(reserved.Key), reserved.Holder)
 		p.Err = err

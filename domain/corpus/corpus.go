@@ -69,6 +69,12 @@ type Failed struct {
 	Detail string `json:"detail"`
 }
 
+// Clean implements event.Cleaner.
+func (f Failed) Clean() event.Data {
+	f.Detail = event.CleanText(f.Detail)
+	return f
+}
+
 // The type names, for ever.
 func (Requested) EventType() string  { return "CorpusRequested" }
 func (ChunkBuilt) EventType() string { return "CorpusChunkBuilt" }

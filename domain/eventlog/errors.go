@@ -61,3 +61,14 @@ type TooLargeError struct {
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("event %s (%s) has %d bytes; at most %d are allowed", e.ID, e.Type, e.Bytes, MaxEventBytes)
 }
+
+// UnstorableError says that a fact holds what no table can hold.
+type UnstorableError struct {
+	Type  string
+	Field string // where, as in facts.files[2].name
+	What  string // the character U+0000 …
+}
+
+func (e *UnstorableError) Error() string {
+	return fmt.Sprintf("%s would hold %s in %s, which cannot be kept: mend the file, or whatever it comes from", e.Type, e.What, e.Field)
+}

@@ -3,6 +3,7 @@ package extraction
 import (
 	"fmt"
 
+	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/domain/source"
 )
 
@@ -169,6 +170,12 @@ type Failed struct {
 	Detail    string `json:"detail"`
 	Segment   *int   `json:"segment,omitempty"`
 	Resumable bool   `json:"resumable"`
+}
+
+// Clean implements event.Cleaner.
+func (f Failed) Clean() event.Data {
+	f.Detail = event.CleanText(f.Detail)
+	return f
 }
 
 // Cancelled says that somebody called it off. What was computed stays.

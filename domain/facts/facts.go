@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/featuremill/featuremill/domain/corpus"
@@ -86,6 +87,42 @@ func Registry() (*event.Registry, error) {
 		eventlog.Register(r),
 	)
 }
+
+// Storable refuses a fact that read models could not hold: most of what it says comes from strangers' files.
+func Storable(eventType string, data []byte) error {
+	if field := event.NulField(data); field != "" {
+		return &eventlog.UnstorableError{Type: eventType, Field: field, What: "the character U+0000"}
+	}
+	if !ofFiles[eventType] {
+		return nil
+	}
+	if field := event.FindField(data, func(key string, v any) bool {
+		number, ok := v.(json.Number)
+		if !ok || !counts[key] {
+			return false
+		}
+		n, err := number.Int64()
+		return err != nil || n < math.MinInt32 || n > math.MaxInt32
+	}); field != "" {
+		return &eventlog.UnstorableError{Type: eventType, Field: field, What: "a number beyond 2,147,483,647"}
+	}
+	if field := event.FindField(data, func(key string, v any) bool {
+		text, ok := v.(string)
+		return ok && key == "name" && len(text) > mostName
+	}); field != "" {
+		return &eventlog.UnstorableError{Type: eventType, Field: field, What: fmt.Sprintf("a name of more than %d bytes", mostName)}
+	}
+	return nil
+}
+
+const mostName = 1000 // bytes: an index entry of PostgreSQL holds some 2,700
+
+// ofFiles are the facts that files tell of themselves, and counts the numbers of theirs that columns of 32 bits hold.
+var (
+	ofFiles = map[string]bool{"ModelRegistered": true, "ModelReady": true, "SAERegistered": true, "SAEReady": true, "SAERenamed": true, "DatasetRegistered": true, "DatasetReady": true, "TrainingImported": true}
+	counts  = map[string]bool{"layers": true, "d_model": true, "d_heads": true, "d_mlp": true, "vocab": true, "context_length": true, "bos_token_id": true, "eos_token_id": true,
+		"d_in": true, "d_sae": true, "d_out": true, "k": true, "layer": true}
+)
 
 // Keys of reservations.
 func sourceKey(key string) string { return "source:" + key }

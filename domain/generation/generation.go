@@ -31,6 +31,12 @@ type FoldFailed struct {
 	Detail  string `json:"detail"`
 }
 
+// Clean implements event.Cleaner.
+func (f FoldFailed) Clean() event.Data {
+	f.Detail = event.CleanText(f.Detail)
+	return f
+}
+
 // EventType is the type's name, for ever.
 func (FoldRequested) EventType() string { return "FoldRequested" }
 

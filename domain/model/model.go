@@ -66,6 +66,12 @@ type Failed struct {
 	Detail string `json:"detail"`
 }
 
+// Clean implements event.Cleaner.
+func (f Failed) Clean() event.Data {
+	f.Detail = event.CleanText(f.Detail)
+	return f
+}
+
 // Deleted says that the model is gone for new extractions; what was computed with it stays.
 type Deleted struct{}
 

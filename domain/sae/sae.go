@@ -128,6 +128,12 @@ type Failed struct {
 	Detail string `json:"detail"`
 }
 
+// Clean implements event.Cleaner.
+func (f Failed) Clean() event.Data {
+	f.Detail = event.CleanText(f.Detail)
+	return f
+}
+
 // Deleted says that the SAE is gone for new extractions.
 type Deleted struct{}
 

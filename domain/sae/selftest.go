@@ -22,6 +22,12 @@ type SelfTested struct {
 	Detail  string               `json:"detail,omitempty"`
 }
 
+// Clean implements event.Cleaner.
+func (t SelfTested) Clean() event.Data {
+	t.Detail = event.CleanText(t.Detail)
+	return t
+}
+
 // The type names, for ever.
 func (SelfTestRequested) EventType() string { return "SAESelfTestRequested" }
 func (SelfTested) EventType() string        { return "SAESelfTested" }

@@ -51,9 +51,9 @@ type Progress struct {
 	Batch, Batches  int      // of that segment
 	BytesDone       int64    // that are here of what is fetched from the store; 0 while nothing is
 	BytesTotal      int64
-	Workers         int      // that work on it
-	Waiting         string   // "waiting for a worker: {profile}"; "" while somebody works or nothing is to be done
-	Open            []Work   // in the order of kind and index
+	Workers         int    // that work on it
+	Waiting         string // "waiting for a worker: {profile}"; "" while somebody works or nothing is to be done
+	Open            []Work // in the order of kind and index
 }
 
 // maxOpen bounds what is read of an extraction with very many open segments: all that somebody works

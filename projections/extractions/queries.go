@@ -42,11 +42,16 @@ const from = `
 	left join public.models m on m.id = j.model_id
 	left join public.datasets d on d.id = j.dataset_id`
 
+// parked says that an event of the extraction could not be applied to these tables, if so.
+const parked = `(select format('event %s (%s) could not be applied to the tables: %s', p.position, p.type, p.error)
+	from projections.parked p join projections.active_versions a on a.projection = p.projection and a.version = p.version
+	where p.projection = 'extractions' and not p.rebuild and p.stream = 'extraction-' || j.id and p.error <> '' order by p.position limit 1)`
+
 const selectExtraction = `select j.id, j.training_id, j.external_sae_id, j.sae_path, j.model_id, j.dataset_id,
 	coalesce(s.name, t.name) as sae_name, m.name as model_name, d.name as dataset_name, j.hook, j.layer_index, j.latents, j.mask, ` + shown + ` as status,
 	j.config, j.evaluation_samples, j.needs_plan, j.self_test, j.self_test_forced, j.corpus_id, j.batch_size, j.compute_profile, j.plan,
 	j.segments_planned, j.sequences_planned, j.tokens_planned, j.segments_recorded, j.sequences_recorded, j.tokens, j.postings, j.artifact_bytes,
-	j.compute_seconds, j.mismatches, j.error_code, coalesce(j.error_message, f.fold_error) as error_message, j.error_segment, j.error_resumable, j.cancel_reason, j.batch_id, j.batch_position, j.batch_total,
+	j.compute_seconds, j.mismatches, j.error_code, coalesce(j.error_message, f.fold_error, ` + parked + `) as error_message, j.error_segment, j.error_resumable, j.cancel_reason, j.batch_id, j.batch_position, j.batch_total,
 	j.terminal_version, j.stream_version, j.created_at, j.updated_at, j.started_at, j.completed_at, j.deleted_at,
 	f.folded_version, f.generation, f.features, f.fold_error, f.statistics, f.folded_at` + from
 

@@ -39,26 +39,33 @@ func fetched(kind string) string {
 
 const downloadColumns = `case when ` + live + ` then '` + downloading + `' else t.status end as status, case when ` + live + ` then w.progress end as download`
 
-const saeColumns = `t.id, t.name, t.description, t.source, ` + downloadColumns + `, t.hf_repo_id, t.hf_filepath, t.hf_revision, t.training_id, t.training_path,
+// told is a row's error_message: what its facts say, else that one of them could not be applied to these tables.
+func told(kind string) string {
+	return `coalesce(t.error_message, (select format('event %s (%s) could not be applied to the tables: %s', p.position, p.type, p.error)
+		from projections.parked p join projections.active_versions a on a.projection = p.projection and a.version = p.version
+		where p.projection = 'library' and not p.rebuild and p.stream = '` + kind + `-' || t.id and p.error <> '' order by p.position limit 1)) as error_message`
+}
+
+var saeColumns = `t.id, t.name, t.description, t.source, ` + downloadColumns + `, t.hf_repo_id, t.hf_filepath, t.hf_revision, t.training_id, t.training_path,
 	coalesce(t.model_name, m.name) as model_name, t.model_id, t.layer, t.hook, t.hook_out, t.hook_type, t.n_features, t.d_model, t.d_out, t.k,
 	t.architecture, t.format, t.format_version, t.normalization, t.dtype, t.context_length, t.prepend_bos, t.signed, t.published_l0,
-	t.local_path, t.file_size_bytes, t.files_sha256, t.sae_metadata, t.self_test, t.self_test_status, t.error_code, t.error_message, t.stream_version,
+	t.local_path, t.file_size_bytes, t.files_sha256, t.sae_metadata, t.self_test, t.self_test_status, t.error_code, ` + told("sae") + `, t.stream_version,
 	t.created_at, t.updated_at, t.downloaded_at, t.deleted_at`
 
-const modelColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.family, t.format, t.dtype, t.layers, t.d_model, t.vocab,
-	t.context_length, t.params_count, t.file_size_bytes, t.files_sha256, t.tokenizer_sha256, t.facts, t.error_code, t.error_message, t.stream_version,
+var modelColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.family, t.format, t.dtype, t.layers, t.d_model, t.vocab,
+	t.context_length, t.params_count, t.file_size_bytes, t.files_sha256, t.tokenizer_sha256, t.facts, t.error_code, ` + told("model") + `, t.stream_version,
 	t.created_at, t.updated_at, t.ready_at, t.deleted_at`
 
-const datasetColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.format, t.text_column, t.tokenised, t.columns, t.num_rows,
-	t.file_size_bytes, t.files_sha256, t.facts, t.error_code, t.error_message, t.stream_version, t.created_at, t.updated_at, t.ready_at, t.deleted_at`
+var datasetColumns = `t.id, t.name, ` + downloadColumns + `, t.source, t.hf_repo_id, t.hf_revision, t.local_path, t.format, t.text_column, t.tokenised, t.columns, t.num_rows,
+	t.file_size_bytes, t.files_sha256, t.facts, t.error_code, ` + told("dataset") + `, t.stream_version, t.created_at, t.updated_at, t.ready_at, t.deleted_at`
 
 const trainingColumns = `t.id, t.name, t.status, t.model_id, t.source, t.checkpoint_dir, t.hf_repo_id, t.saes, t.file_size_bytes, t.stream_version, t.created_at,
 	t.updated_at, t.completed_at, t.deleted_at, m.name as model_name`
 
 const trainingSAEColumns = `t.training_id, t.path, t.layer, t.hook, t.hook_type, t.n_features, t.d_model, t.architecture, t.file_size_bytes, t.files_sha256, t.facts`
 
-const corpusColumns = `t.id, t.dataset_id, t.dataset_sha256, t.tokenizer_sha256, t.model_id, t.options, t.status, t.wanted, t.sequences, t.tokens, t.num_rows, t.chunks,
-	t.bytes, t.exhausted, t.vocabulary_sha256, t.error_code, t.error_message, t.stream_version, t.created_at, t.updated_at`
+var corpusColumns = `t.id, t.dataset_id, t.dataset_sha256, t.tokenizer_sha256, t.model_id, t.options, t.status, t.wanted, t.sequences, t.tokens, t.num_rows, t.chunks,
+	t.bytes, t.exhausted, t.vocabulary_sha256, t.error_code, ` + told("corpus") + `, t.stream_version, t.created_at, t.updated_at`
 
 func saeList() list {
 	return list{

@@ -207,7 +207,7 @@ func (r *Runner) drain(ctx context.Context, tx pgx.Tx, stream string) (Retried, 
 }
 
 func (r *Runner) reapply(ctx context.Context, tx pgx.Tx, rec event.Recorded) error {
-	data, err := r.cfg.Registry.Decode(rec)
+	data, err := r.decode(rec)
 	if errors.Is(err, event.ErrArchived) {
 		return nil
 	}

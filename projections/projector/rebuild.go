@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
+
+const besideWait = 3 * time.Second
 
 // Rebuild builds this version's tables anew beside the ones in use, from the first event on, and then
 // puts them in their place in one transaction. Readers see the old tables until then. A runner that is
@@ -37,9 +40,22 @@ func (r *Runner) beside(ctx context.Context, do func(*Runner) error) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	var free bool
-	if err := conn.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended($1, $2))`, "tables of "+b.slot.lockKey(), seedRunner).Scan(&free); err != nil {
-		return err
+	// Whoever has just ended may still have the lock for a moment: the server learns of it after them.
+	free := false
+	for end := time.Now().Add(besideWait); !free; {
+		if err := conn.QueryRow(ctx, `select pg_try_advisory_lock(hashtextextended($1, $2))`, "tables of "+b.slot.lockKey(), seedRunner).Scan(&free); err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			break
+		}
+		if !free {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(lockPoll / 5):
+			}
+		}
 	}
 	if !free {
 		return fmt.Errorf("projection %s v%d is being rebuilt or verified by another process", r.slot.projection, r.slot.version)

@@ -262,7 +262,7 @@ func (s *session) handle(ctx context.Context, tx pgx.Tx, lot *parkingLot, rec ev
 	if lot.isParked(rec.Stream) {
 		return lot.park(ctx, rec, nil)
 	}
-	data, err := s.r.cfg.Registry.Decode(rec)
+	data, err := s.r.decode(rec)
 	if errors.Is(err, event.ErrArchived) {
 		return nil // the fact was forgotten on purpose
 	}
@@ -277,6 +277,12 @@ func (s *session) handle(ctx context.Context, tx pgx.Tx, lot *parkingLot, rec ev
 		return s.skip(ctx, tx, lot, skip.EventID)
 	}
 	return s.r.apply(ctx, tx, rec, data)
+}
+
+// decode reads an event as tables can hold it: a log may have facts of a time when U+0000 was not refused.
+func (r *Runner) decode(rec event.Recorded) (event.Data, error) {
+	rec.Data = event.WithoutNul(rec.Data)
+	return r.cfg.Registry.Decode(rec)
 }
 
 // apply turns a panic of a handler into an error: one bad event must not end the process at every start.

@@ -43,7 +43,7 @@ $$;
 -- Each row is locked by its key before it is judged, so no plan takes more than was chosen.
 -- +goose StatementBegin
 create function free_lost(gone text[], stall double precision) returns bigint language plpgsql volatile
-set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+set enable_sort = off set enable_incremental_sort = off set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on as $$
 declare
     c record;
     held work;
@@ -121,7 +121,7 @@ create function claim_work(
     who text, kinds text[], last_kinds text[], prefer text[], only_subjects text[], capabilities text[],
     lease_seconds double precision, most_attempts integer
 ) returns setof work language plpgsql volatile
-set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+set enable_sort = off set enable_incremental_sort = off set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on as $$
 declare
     c record;
     tier_kinds text[];

@@ -118,7 +118,7 @@ func newBrokers(lc fx.Lifecycle, cfg Config, log *slog.Logger) (Brokers, error) 
 func newLog(lc fx.Lifecycle, cfg Config, db Database, registry *event.Registry, log *slog.Logger) (*postgres.Log, error) {
 	var l *postgres.Log
 	err := patiently(cfg, log, func(ctx context.Context) (err error) {
-		l, err = postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, LeaseTime: cfg.LeaseTime, Logger: log.With("part", "log")})
+		l, err = postgres.Open(ctx, db.DSN, postgres.Config{Registry: registry, Effects: facts.Effects, Refuse: facts.Storable, LeaseTime: cfg.LeaseTime, Logger: log.With("part", "log")})
 		return err
 	})
 	if err != nil {
