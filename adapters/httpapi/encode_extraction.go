@@ -118,7 +118,7 @@ func rowOf(state extraction.State, now time.Time) (extractions.Extraction, error
 	e := extractions.Extraction{
 		ID: r.ID, TrainingID: known(r.Source.TrainingID()), ExternalSAEID: known(r.Source.SAEID()), SAEPath: known(r.SAEPath), ModelID: r.ModelID, DatasetID: r.DatasetID,
 		Hook: r.Hook, LayerIndex: r.Layer, Latents: r.Latents, Status: string(state.Status), Config: config, EvaluationSamples: state.Wanted, NeedsPlan: state.NeedsPlan,
-		CorpusID: known(state.CorpusID), SegmentsPlanned: state.Segments(), SegmentsRecorded: len(state.Recorded), SequencesPlanned: sequences, TokensPlanned: tokens,
+		CorpusID: known(state.CorpusID), SegmentsPlanned: state.Segments(), SegmentsRecorded: state.Recorded.Len(), SequencesPlanned: sequences, TokensPlanned: tokens,
 		Tokens: state.Tokens, Postings: state.Postings, CreatedAt: now, UpdatedAt: now,
 	}
 	if b := r.Batch; b != nil {
