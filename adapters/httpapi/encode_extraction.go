@@ -18,18 +18,36 @@ import (
 
 // encodeExtraction shows an extraction as it stands now: while it runs, with what its workers tell.
 func (s *server) encodeExtraction(ctx context.Context, e extractions.Extraction) (api.Extraction, error) {
+	all, err := s.encodeExtractions(ctx, e)
+	if err != nil {
+		return api.Extraction{}, err
+	}
+	return all[0], nil
+}
+
+// encodeExtractions shows several: one question tells how all of them stand.
+func (s *server) encodeExtractions(ctx context.Context, list ...extractions.Extraction) ([]api.Extraction, error) {
+	all, err := s.Extractions.ProgressOf(ctx, list...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Extraction, len(all))
+	for i, p := range all {
+		if out[i], err = s.encodeProgress(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (s *server) encodeProgress(ctx context.Context, p extractions.Progress) (api.Extraction, error) {
+	e := p.Extraction
 	out, err := encodeRow(e)
 	if err != nil {
 		return out, err
 	}
 	if e.Active() {
-		p, err := s.Extractions.Progress(ctx, e.ID)
-		if err != nil && !isNotFound(err) { // deleted just now: the row is still an answer
-			return out, err
-		}
-		if err == nil && p.Extraction.Active() {
-			addProgress(&out, p)
-		}
+		addProgress(&out, p)
 	}
 	if e.Generation != nil {
 		out.Statistics, err = s.statistics(ctx, e)
