@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/featuremill/featuremill/adapters/httpapi"
 	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 )
 
@@ -337,4 +339,24 @@ func TestAnExtractionSaysWhyItsWorkWaits(t *testing.T) {
 	require.Equal(t, "the store is away: 503", cause["detail"])
 	require.Equal(t, "put off", cause["outcome"])
 	require.Equal(t, "worker-1", cause["owner"])
+}
+
+func TestAStartOfMoreThanARunMayHaveIsRefusedWithTheNumberThatWorks(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	w := b.world(t)
+	start := "/api/v1/saes/" + w.sae + "/extract-features?dataset_id=" + w.dataset
+	for _, path := range []string{start, start + "&dry_run=true"} {
+		p := b.refused(t, 422, "too_many_segments", "POST", path, map[string]any{"evaluation_samples": extraction.MaxSequences}, "evaluation_samples", "65536 segments")
+		most := int(p["max_evaluation_samples"].(float64))
+		require.Contains(t, p["detail"], fmt.Sprint(most))
+		require.Equal(t, "evaluation_samples", p["errors"].([]any)[0].(map[string]any)["name"])
+		b.refused(t, 422, "too_many_segments", "POST", path, map[string]any{"evaluation_samples": most + 1})
+		status := map[bool]int{true: 200, false: 202}[strings.HasSuffix(path, "dry_run=true")]
+		done := b.sent(t, status, "POST", path, map[string]any{"evaluation_samples": most})
+		if status == 202 {
+			b.sent(t, 200, "POST", "/api/v1/extractions/"+done["id"].(string)+"/cancel", nil)
+		}
+	}
+	b.refused(t, 422, "invalid_request", "POST", start, map[string]any{"evaluation_samples": extraction.MaxSequences + 1})
 }

@@ -185,7 +185,7 @@ func (s *stack) awaitSegments(id string, n int) {
 	s.await("a recorded segment", func() bool {
 		state, _, ok := s.load(id)
 		require.False(s.t, ok && state.Status == extraction.StatusFailed, "it failed: %v", state.Failure)
-		return ok && len(state.Recorded) >= n
+		return ok && state.Recorded.Len() >= n
 	})
 }
 
