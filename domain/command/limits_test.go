@@ -104,7 +104,8 @@ func TestWhateverIsMissingOfTheLargestRunIsResumed(t *testing.T) {
 	version += 2
 	var some []event.Data
 	for i := 2; i < extraction.MaxSegments; i += 3 { // two of three are missing: the longest text that there can be
-		some = append(some, extraction.SegmentRecorded{Index: i, FirstSequence: i, Sequences: 1, Artifact: extraction.Artifact{ContentSHA256: strings.Repeat("c", 64), FileSHA256: strings.Repeat("f", 64)}})
+		some = append(some, extraction.SegmentRecorded{Index: i, FirstSequence: i, Sequences: 1,
+			Artifact: extraction.Artifact{ContentSHA256: strings.Repeat("c", 64), FileSHA256: strings.Repeat("f", 64)}})
 		if len(some) == 500 || i+3 >= extraction.MaxSegments {
 			b.record(t, started.ID, version, some...)
 			version, some = version+int64(len(some)), nil
@@ -112,7 +113,8 @@ func TestWhateverIsMissingOfTheLargestRunIsResumed(t *testing.T) {
 	}
 	_, err = b.CancelExtraction(t.Context(), call, started.ID, "")
 	require.NoError(t, err)
-	_, err = b.ResumeExtraction(t.Context(), command.Call{Metadata: event.Metadata{Actor: strings.Repeat("a", 255), CorrelationID: strings.Repeat("c", 255), TraceParent: strings.Repeat("t", 55)}}, started.ID)
+	long := event.Metadata{Actor: strings.Repeat("a", 255), CorrelationID: strings.Repeat("c", 255), TraceParent: strings.Repeat("t", 55)}
+	_, err = b.ResumeExtraction(t.Context(), command.Call{Metadata: long}, started.ID)
 	require.NoError(t, err)
 	var open int
 	require.NoError(t, b.log.Pool().QueryRow(t.Context(), `select count(*) from work where kind = $1 and subject = $2`, facts.SegmentWork, started.ID).Scan(&open))
@@ -143,7 +145,8 @@ func TestOfAStreamThatWasFoldedOnlyWhatHasComeSinceIsRead(t *testing.T) {
 	from, err := source.FromSAE("sae_a")
 	require.NoError(t, err)
 	const segments = 2500 // in three pages
-	facts := []event.Data{extraction.Requested{ID: "x", Source: from, Config: extraction.DefaultConfig()}, extraction.Planned{Part: extraction.Part{Sequences: segments + 1, SequencesPerSegment: 1}}}
+	facts := []event.Data{extraction.Requested{ID: "x", Source: from, Config: extraction.DefaultConfig()},
+		extraction.Planned{Part: extraction.Part{Sequences: segments + 1, SequencesPerSegment: 1}}}
 	for i := range segments {
 		facts = append(facts, extraction.SegmentRecorded{Index: i, FirstSequence: i, Sequences: 1})
 	}

@@ -175,7 +175,8 @@ func (s State) DecideExtend(evaluationSamples int, saeID string) ([]event.Data, 
 		return nil, s.wrongStatus("extended")
 	}
 	if evaluationSamples <= s.Wanted || evaluationSamples > MaxSequences {
-		return nil, problem.InvalidFields("invalid_request", problem.Field{Name: "evaluation_samples", Detail: fmt.Sprintf("%d is not above the %d that were asked for before, and at most %d", evaluationSamples, s.Wanted, MaxSequences)})
+		return nil, problem.InvalidFields("invalid_request", problem.Field{Name: "evaluation_samples", Detail: fmt.Sprintf(
+			"%d is not above the %d that were asked for before, and at most %d", evaluationSamples, s.Wanted, MaxSequences)})
 	}
 	return []event.Data{Extended{
 		SourceKey: s.Request.Source.Key(), SAEID: saeID, ModelID: s.Request.ModelID, DatasetID: s.Request.DatasetID,

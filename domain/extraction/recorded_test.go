@@ -23,7 +23,8 @@ func TestRecordedIsAMapWhoseOldVersionsStay(t *testing.T) {
 			plain    map[int]extraction.Artifact
 		}
 		versions := []version{{plain: map[int]extraction.Artifact{}}}
-		index := rapid.OneOf(rapid.IntRange(0, 40), rapid.IntRange(0, 2000), rapid.IntRange(0, extraction.MaxSegments-1), rapid.SampledFrom([]int{31, 32, 1023, 1024, 32767, 32768, 65535, 1<<20 - 1}))
+		index := rapid.OneOf(rapid.IntRange(0, 40), rapid.IntRange(0, 2000), rapid.IntRange(0, extraction.MaxSegments-1),
+			rapid.SampledFrom([]int{31, 32, 1023, 1024, 32767, 32768, 65535, 1<<20 - 1}))
 		for i := range rapid.IntRange(1, 60).Draw(t, "steps") {
 			from := versions[rapid.IntRange(0, len(versions)-1).Draw(t, "from")] // any that there ever was, not only the last
 			at, a := index.Draw(t, "index"), extraction.Artifact{ContentSHA256: strconv.Itoa(i), Postings: int64(i)}
@@ -90,7 +91,8 @@ func BenchmarkFoldingTheLargestRun(b *testing.B) {
 	}
 }
 
-// Twice the segments take twice the memory, not four times: nothing that grows with the run is copied for each event. It counts what the whole process allocates, so it does not run beside others.
+// Twice the segments take twice the memory, not four times: nothing that grows with the run is copied for each event. It counts
+// what the whole process allocates, so it does not run beside others.
 func TestFoldingARunTakesMemoryInProportionToItsLength(t *testing.T) {
 	const n = 8192
 	taken := func(segments int) float64 {

@@ -29,11 +29,13 @@ func TestRunsAsText(t *testing.T) {
 		require.NoError(t, back.UnmarshalText([]byte(text)))
 		require.Equal(t, runs, back)
 	}
-	for _, wrong := range []string{",", "1,", "-1", "1-", "1-1", "2-1", "01", "+1", "1-02", "1,1", "1,2", "0-4,5", "0-4,3", "1048576", "0-1048576", "99999999999999999999", "1.0", "0x1", "1 ", "a"} {
+	for _, wrong := range []string{",", "1,", "-1", "1-", "1-1", "2-1", "01", "+1", "1-02", "1,1", "1,2",
+		"0-4,5", "0-4,3", "1048576", "0-1048576", "99999999999999999999", "1.0", "0x1", "1 ", "a"} {
 		var r extraction.Runs
 		require.Error(t, r.UnmarshalText([]byte(wrong)), wrong)
 	}
-	for _, wrong := range []extraction.Runs{{{From: 1, To: 1}}, {{From: -1, To: 1}}, {{From: 0, To: 1<<20 + 1}}, {{From: 0, To: 2}, {From: 2, To: 3}}, {{From: 4, To: 5}, {From: 0, To: 1}}} {
+	for _, wrong := range []extraction.Runs{{{From: 1, To: 1}}, {{From: -1, To: 1}}, {{From: 0, To: 1<<20 + 1}},
+		{{From: 0, To: 2}, {From: 2, To: 3}}, {{From: 4, To: 5}, {From: 0, To: 1}}} {
 		_, err := wrong.MarshalText()
 		require.Error(t, err, wrong)
 	}
@@ -119,7 +121,9 @@ func TestALongListOfTheFirstVersionIsReadAsTheSameRuns(t *testing.T) {
 		runs = append(runs, extraction.Run{From: i, To: i + 1 + i%90})
 	}
 	for name, missing := range map[string][]extraction.Run{"many": runs, "none": {}, "null": nil} {
-		v1, err := json.Marshal(map[string]any{"source_key": "sae_sae_1", "model_id": "m", "dataset_id": "d", "plan": true, "missing": missing, "compute_profile": profile, "later": 1})
+		v1, err := json.Marshal(map[string]any{
+			"source_key": "sae_sae_1", "model_id": "m", "dataset_id": "d", "plan": true, "missing": missing, "compute_profile": profile, "later": 1,
+		})
 		require.NoError(t, err)
 		v2, err := extraction.ResumedFrom1(v1)
 		require.NoError(t, err)

@@ -124,6 +124,6 @@ func (s State) Fits(z Size, sequences int) error {
 		why = fmt.Sprintf(" and %.4g active latents a token", z.L0)
 	}
 	e := problem.InvalidFields(tooMany, problem.Field{Name: "evaluation_samples", Detail: fmt.Sprintf(
-		"%d sequences of up to %d tokens%s are more than the %d segments that a run may have: at most %d work", sequences, z.Context, why, MaxSegments, most)})
+		"%d sequences of up to %d tokens%s need more than the %d segments that a run may have: at most %d work", sequences, z.Context, why, MaxSegments, most)})
 	return e.With("max_evaluation_samples", most)
 }

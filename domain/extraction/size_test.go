@@ -53,9 +53,12 @@ func TestTheContextIsWhatTheRequestOrTheSAESaysAndTheModelCanTake(t *testing.T) 
 func TestWhatHasNoRoomIsRefusedWithTheNumberThatHas(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		z := extraction.Size{Context: rapid.IntRange(1, 65_536).Draw(t, "context"), Batch: rapid.IntRange(0, 256).Draw(t, "batch"), L0: rapid.Float64Range(0, 70_000).Draw(t, "l0")}
+		z := extraction.Size{
+			Context: rapid.IntRange(1, 65_536).Draw(t, "context"), Batch: rapid.IntRange(0, 256).Draw(t, "batch"), L0: rapid.Float64Range(0, 70_000).Draw(t, "l0"),
+		}
 		s := given(requested(t))
-		if planned := rapid.OneOf(rapid.Just(0), rapid.IntRange(1, extraction.MaxSegments), rapid.IntRange(extraction.MaxSegments-20, extraction.MaxSegments)).Draw(t, "planned"); planned > 0 {
+		few, nearlyAll := rapid.IntRange(0, extraction.MaxSegments), rapid.IntRange(extraction.MaxSegments-20, extraction.MaxSegments)
+		if planned := rapid.OneOf(rapid.Just(0), few, nearlyAll).Draw(t, "planned"); planned > 0 {
 			s = s.Evolve(plan(0, 0, planned, 1))
 		}
 		before, _ := s.Planned()
