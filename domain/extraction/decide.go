@@ -78,6 +78,8 @@ func (s State) DecidePlan(c Planned) ([]event.Data, error) {
 		return nil, problem.New(problem.Invalid, "invalid_plan", "a plan needs at least one sequence a segment and one a batch")
 	case c.Part.FirstSegment != s.Segments() || c.Part.FirstSequence != sequences:
 		return nil, problem.New(problem.Conflict, "plan_out_of_order", "the next part begins at segment %d and sequence %d, not %d and %d", s.Segments(), sequences, c.Part.FirstSegment, c.Part.FirstSequence)
+	case s.SelfTest == nil:
+		return nil, problem.New(problem.Conflict, "plan_untested", "extraction %s has no self-test: nothing says yet that its SAE belongs where it is to be run", s.Request.ID)
 	case s.CorpusID != "" && s.CorpusID != c.CorpusID:
 		return nil, problem.New(problem.Conflict, "plan_other_corpus", "the extraction is planned on corpus %s, not %s", s.CorpusID, c.CorpusID)
 	case s.CorpusID != "" && s.Profile != c.Profile:
