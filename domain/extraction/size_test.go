@@ -96,7 +96,7 @@ func TestAPlanHasAtMostTheSegmentsThatARunMayHave(t *testing.T) {
 	events, err := s.DecidePlan(plan(0, 0, extraction.MaxSegments+1, 1))
 	require.Empty(t, events)
 	require.Equal(t, "too_many_segments", code(err))
-	s = given(requested(t), plan(0, 0, 2, 1), extraction.Completed{}, extraction.Extended{EvaluationSamples: 70_000})
+	s = given(requested(t), extraction.SelfTested{}, plan(0, 0, 2, 1), extraction.Completed{}, extraction.Extended{EvaluationSamples: 70_000})
 	_, err = s.DecidePlan(plan(2, 2, extraction.MaxSegments-1, 1))
 	require.Equal(t, "too_many_segments", code(err))
 }
