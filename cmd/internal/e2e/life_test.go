@@ -248,7 +248,8 @@ func (l *life) start(sae string, shape int) string {
 
 // person uses one SAE: starts, and now and then cancels and resumes, extends, deletes, or asks for the tables again.
 func (l *life) person(sae string) {
-	for l.pause(0, 500*time.Millisecond) {
+	idle := max(500*time.Millisecond, min(l.long/80, time.Minute)) // a long life is not a fuller one
+	for l.pause(0, idle) {
 		id := l.start(sae, l.dice(len(shapes)))
 		if id == "" {
 			continue
