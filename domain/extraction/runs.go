@@ -64,11 +64,11 @@ func (r *Runs) UnmarshalText(text []byte) error {
 	next := 0
 	for part := range strings.SplitSeq(string(text), ",") {
 		first, last, several := strings.Cut(part, "-")
-		run, err := Run{}, error(nil)
-		if run.From, err = index(first); err != nil {
+		from, err := index(first)
+		if err != nil {
 			return err
 		}
-		run.To = run.From + 1
+		run := Run{From: from, To: from + 1}
 		if several {
 			if run.To, err = index(last); err != nil {
 				return err

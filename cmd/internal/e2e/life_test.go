@@ -65,7 +65,6 @@ type life struct {
 	mu       sync.Mutex
 	workers  []*process
 	kills    int
-	away     int
 	restarts map[string]int
 	started  map[string]int // shape of an extraction
 	deleted  map[string]bool
@@ -432,7 +431,7 @@ func (l *life) settle() {
 // resources are the goroutines and the file handles of the server.
 func (l *life) resources() (goroutines, handles int) {
 	l.t.Helper()
-	answer, err := http.Get(l.url + "/metrics") //nolint:noctx // it answers at once, or the test fails
+	answer, err := http.Get(l.url + "/metrics")
 	require.NoError(l.t, err)
 	defer func() { _ = answer.Body.Close() }()
 	b, err := io.ReadAll(answer.Body)
