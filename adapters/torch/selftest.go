@@ -27,7 +27,6 @@ type SelfTestOptions struct {
 const (
 	selfTestTokens = 4096
 	pursuitTokens  = 512 // of a matching pursuit, which takes a product with the whole encoder for every firing
-	probeTokens    = 512 // to know about how many latents fire
 	sinkNorm       = 3   // × the median norm
 	tapReach       = 2   // layers up and down
 	betterBy       = 0.9 // another tap with less than this share of the claimed one's FVU is the right one
@@ -61,37 +60,32 @@ func (e *Engine) selfTest(ctx context.Context, o SelfTestOptions) (extraction.Se
 	if err != nil {
 		return none, err
 	}
-	text, err := e.sample(ctx, o, prepend[0])
+	text := e.fed(o, prepend[0])
+	claimed, err := e.claimed(ctx, o, text)
 	if err != nil {
 		return none, err
 	}
 	var bos extraction.Alternative
 	if len(prepend) > 1 {
-		if text, bos, err = e.compareBOS(ctx, o, text); err != nil {
+		if text, claimed, bos, err = e.compareBOS(ctx, o, text, claimed); err != nil {
 			return none, err
 		}
 	}
-	few := o
-	few.Tokens = min(o.Tokens, probeTokens)
-	probe := e.candidate(tap{e.hook, e.out}, "", nil)
-	if err := e.measure(ctx, few, text, []*candidate{probe}); err != nil {
-		return none, err
-	}
-	changed := e.alternatives(probe.norms.mean, probe.l0())
-	var taps []*candidate
-	var claimed *candidate
-	for _, at := range e.taps() {
-		c := e.candidate(at, "", nil)
-		taps = append(taps, c)
-		if at == probe.tap {
-			claimed = c
-		}
-	}
-	if err := e.measure(ctx, o, text, slices.Concat(taps, changed)); err != nil {
-		return none, err
-	}
 	if claimed.tokens == 0 {
 		return none, errors.New("no token is counted: the text is too short, or everything is excluded")
+	}
+	changed := e.alternatives(claimed.norms.mean, claimed.l0())
+	rivals, taps := slices.Clone(changed), []*candidate{}
+	for _, at := range e.taps() {
+		if at == claimed.tap {
+			taps = append(taps, claimed)
+			continue
+		}
+		c := e.candidate(at, "", nil)
+		taps, rivals = append(taps, c), append(rivals, c)
+	}
+	if err := e.screen(ctx, o, text, claimed, rivals); err != nil {
+		return none, err
 	}
 	t := e.report(o, text, claimed)
 	t.BOSTried = len(prepend) > 1 && o.PrependBOS == nil
@@ -99,33 +93,39 @@ func (e *Engine) selfTest(ctx context.Context, o SelfTestOptions) (extraction.Se
 		t.Taps = append(t.Taps, e.tapReport(c))
 	}
 	for _, c := range changed {
-		t.WhatIf = append(t.WhatIf, extraction.Alternative{If: c.name, FVU: c.fvu(), L0: c.l0()})
+		t.WhatIf = append(t.WhatIf, c.alternative(c.name))
 	}
 	e.judge(&t, bos)
 	return t, nil
 }
 
+// claimed runs the text through the model and measures the claimed tap.
+func (e *Engine) claimed(ctx context.Context, o SelfTestOptions, text *sample) (*candidate, error) {
+	c := e.candidate(tap{e.hook, e.out}, "", nil)
+	if err := e.sample(ctx, o, text, e.taps()); err != nil {
+		return nil, err
+	}
+	return c, e.measure(ctx, o, text, []*candidate{c})
+}
+
 // compareBOS measures the claimed tap the other way, too. Where nobody said which, it is the one with
 // the lower FVU that goes on, and else the one that was said.
-func (e *Engine) compareBOS(ctx context.Context, o SelfTestOptions, text *sample) (*sample, extraction.Alternative, error) {
-	none := extraction.Alternative{}
-	other := e.otherWay(o, text)
-	rival := e.candidate(tap{e.hook, e.out}, "", nil)
-	if err := e.measure(ctx, o, other, []*candidate{rival}); err != nil {
-		return nil, none, err
+func (e *Engine) compareBOS(ctx context.Context, o SelfTestOptions, text *sample, claimed *candidate) (*sample, *candidate, extraction.Alternative, error) {
+	by := betterBy
+	if o.PrependBOS == nil {
+		by = 1
+	}
+	rival, better, err := e.otherWay(ctx, o, text, claimed, by)
+	if err != nil {
+		return nil, nil, extraction.Alternative{}, err
 	}
 	names := map[bool]string{true: "a BOS token were prepended", false: "no BOS token were prepended"}
-	if o.PrependBOS == nil {
-		claimed := e.candidate(tap{e.hook, e.out}, "", nil)
-		if err := e.measure(ctx, o, text, []*candidate{claimed}); err != nil {
-			return nil, none, err
-		}
-		if less(rival.fvu(), claimed.fvu()) {
-			winner, err := e.sample(ctx, o, other.prepend)
-			return winner, extraction.Alternative{If: names[text.prepend], FVU: claimed.fvu(), L0: claimed.l0()}, err
-		}
+	if !better || o.PrependBOS != nil {
+		return text, claimed, rival.alternative(names[!text.prepend]), nil
 	}
-	return text, extraction.Alternative{If: names[other.prepend], FVU: rival.fvu(), L0: rival.l0()}, nil
+	winner := e.fed(o, !text.prepend)
+	won, err := e.claimed(ctx, o, winner)
+	return winner, won, claimed.alternative(names[text.prepend]), err
 }
 
 // ways are with and without BOS, the one to keep, or to prefer, first.
@@ -167,7 +167,7 @@ func (e *Engine) report(o SelfTestOptions, s *sample, claimed *candidate) extrac
 }
 
 func (e *Engine) tapReport(c *candidate) extraction.Tap {
-	t := extraction.Tap{Hook: c.in.String(), FVU: c.fvu(), L0: c.l0(), Rho: sparsityRho(c.tapScore, e.sae.sparsity)}
+	t := extraction.Tap{Hook: c.in.String(), FVU: c.fvu(), L0: c.l0(), Tokens: c.fewTokens(), Rho: sparsityRho(c.tapScore, e.sae.sparsity)}
 	if e.sae.config.Transcoder {
 		t.HookOut = c.out.String()
 	}
@@ -176,6 +176,18 @@ func (e *Engine) tapReport(c *candidate) extraction.Tap {
 		t.DeadShare, t.SinkShare = &dead, &sinks
 	}
 	return t
+}
+
+func (c *candidate) alternative(name string) extraction.Alternative {
+	return extraction.Alternative{If: name, FVU: c.fvu(), L0: c.l0(), Tokens: c.fewTokens()}
+}
+
+// fewTokens is how many tokens decided, 0 where all were measured.
+func (c *candidate) fewTokens() int {
+	if c.few {
+		return c.tokens
+	}
+	return 0
 }
 
 // less orders FVUs; one that is not finite comes last.
@@ -190,14 +202,14 @@ func (e *Engine) judge(t *extraction.SelfTest, bos extraction.Alternative) {
 	} else {
 		t.Mismatch = mismatch(*t)
 		for _, w := range t.WhatIf {
-			if t.Mismatch == "" && clearlyBetter(w.FVU, t.FVU, betterBy) {
+			if t.Mismatch == "" && w.Tokens == 0 && clearlyBetter(w.FVU, t.FVU, betterBy) {
 				t.Warnings = append(t.Warnings, fmt.Sprintf("FVU is %.4g, but would be %.4g if %s", *t.FVU, *w.FVU, w.If))
 			}
 		}
 	}
 	if bos.If != "" {
 		t.WhatIf = append(t.WhatIf, bos)
-		if !t.BOSTried && clearlyBetter(bos.FVU, t.FVU, betterBy) {
+		if !t.BOSTried && bos.Tokens == 0 && clearlyBetter(bos.FVU, t.FVU, betterBy) {
 			t.Warnings = append(t.Warnings, fmt.Sprintf("FVU is %.4g, but would be %.4g if %s", *t.FVU, *bos.FVU, bos.If))
 		}
 	}
@@ -229,12 +241,12 @@ func clearlyBetter(a, than *float64, by float64) bool {
 	return a != nil && (than == nil || *a < by**than)
 }
 
-// mismatch is the verdict.
+// mismatch is the verdict. What a few tokens decided is not better, whatever its FVU is on them.
 func mismatch(t extraction.SelfTest) string {
 	var best *float64
 	hint := ""
 	for _, tap := range t.Taps {
-		if (tap.Hook != t.Hook || tap.HookOut != t.HookOut) && clearlyBetter(tap.FVU, t.FVU, betterBy) && less(tap.FVU, best) {
+		if tap.Tokens == 0 && (tap.Hook != t.Hook || tap.HookOut != t.HookOut) && clearlyBetter(tap.FVU, t.FVU, betterBy) && less(tap.FVU, best) {
 			best = tap.FVU
 			name := tap.Hook
 			if tap.HookOut != t.HookOut {
@@ -244,7 +256,7 @@ func mismatch(t extraction.SelfTest) string {
 		}
 	}
 	for _, w := range t.WhatIf {
-		if clearlyBetter(w.FVU, t.FVU, muchBetterBy) && less(w.FVU, best) {
+		if w.Tokens == 0 && clearlyBetter(w.FVU, t.FVU, muchBetterBy) && less(w.FVU, best) {
 			best = w.FVU
 			hint = fmt.Sprintf("; FVU would be %.4g if %s", *w.FVU, w.If)
 		}

@@ -2,6 +2,7 @@ package torch
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 )
 
@@ -14,6 +15,7 @@ type candidate struct {
 	name   string // of the change
 	change func(*SAE)
 	norms  *norms // of its input
+	few    bool   // a few tokens decided that it is not the better one
 	*tapScore
 }
 
@@ -21,7 +23,7 @@ func (e *Engine) candidate(at tap, name string, change func(*SAE)) *candidate {
 	return &candidate{tap: at, name: name, change: change, tapScore: newScore(e.sae.config.DOut, e.sae.config.DSAE)}
 }
 
-// sample is what goes through the model: enough of it and no more.
+// sample is what goes through the model: enough of it and no more. Its tokens are numbered in the order in which they are fed.
 type sample struct {
 	prepend bool
 	fed     [][]int32
@@ -29,59 +31,145 @@ type sample struct {
 	base    []int // tokens before each sequence
 	tokens  int   // of all
 	norms   map[Hook]*norms
+
+	order []int              // counted tokens, at random: the first n are a fair sample of n
+	slot  []int              // by token: its place in order where its activations are kept, −1 where they are not
+	rows  map[Hook][]float32 // [len(order), width]: what is kept of every tap
+	kept  map[group]map[Hook][]float32
 }
+
+// group is a run of sequences that are fed together: [first, behind the last).
+type group = [2]int
 
 // norms are ‖x‖₂ of every fed token at a hook.
 type norms struct {
 	each         []float32
+	use          []use   // of every fed token
 	median, mean float64 // of counted tokens; the mean is without sinks
 	limit        float64 // above it is a sink
 	wrong        bool    // not finite
-	late         bool    // each is filled while candidates are measured; the limit is another sample's
 }
 
-// sample chooses the text and measures the norms at every tap: which tokens are sinks is known only
-// when all are.
-func (e *Engine) sample(ctx context.Context, o SelfTestOptions, prepend bool) (*sample, error) {
-	p := e.fed(o, prepend)
+// use is what a token is to a measurement.
+type use int
+
+const (
+	padding use = iota
+	fedOnly     // not counted, or behind as many as are wanted
+	sink        // left out
+	measured
+)
+
+const (
+	keptBytes = 128 << 20 // of activations of all tokens at the claimed tap; where they are more, the model runs again
+	rowBytes  = 128 << 20 // of activations of some tokens at every tap
+)
+
+// sample runs the chosen text through the model once, and keeps of it what measuring needs: the norms at every tap, since
+// which tokens are sinks is known only when all are; the activations of tokens drawn at random, for a first look at each tap;
+// and those of all tokens at the first tap, the claimed one.
+func (e *Engine) sample(ctx context.Context, o SelfTestOptions, p *sample, taps []tap) error {
 	if err := checkIDs(p.fed, e.model.config.Vocab); err != nil {
-		return nil, err
+		return err
 	}
-	wanted := map[Hook]bool{}
-	for _, at := range e.taps() {
-		wanted[at.in] = true
+	wanted, perToken := map[Hook]bool{}, 0
+	for _, at := range taps {
 		p.norms[at.in] = &norms{each: make([]float32, p.tokens)}
+		for _, h := range []Hook{at.in, at.out} {
+			if !wanted[h] {
+				wanted[h] = true
+				perToken += 4 * e.model.Width(h)
+			}
+		}
 	}
-	err := e.eachGroup(ctx, o, p, wanted, 1, func(s *scope, h Hook, x tensor, b *packed, first int) {
-		e.readNorms(s, p, h, x, b, first)
+	p.draw(max(firstLook, rowBytes/perToken))
+	for h := range wanted {
+		p.rows[h] = make([]float32, len(p.order)*e.model.Width(h))
+	}
+	claimed := map[Hook]bool{e.hook: true, e.out: true}
+	keeps := 4*p.tokens*(e.sae.config.DIn+e.sae.config.DOut) <= keptBytes
+	err := e.eachGroup(ctx, o, p, wanted, 1, func(s *scope, h Hook, x tensor, b *packed, g group) {
+		if p.norms[h] != nil {
+			e.readNorms(s, p, h, x, b, g)
+		}
+		p.keepRows(s, h, x, b, g)
+		if keeps && claimed[h] {
+			all := make([]float32, b.rows()*shapeOf(x)[1])
+			s.read(x, all)
+			if p.kept[g] == nil {
+				p.kept[g] = map[Hook][]float32{}
+			}
+			p.kept[g][h] = all
+		}
 	})
 	for _, n := range p.norms {
 		n.setLimit(p.counted)
+		n.choose(p.counted, o.Tokens)
 	}
-	return p, err
+	return err
 }
 
-// otherWay is the sample with BOS where it has none, or without, for the claimed tap. What a sink is
-// stays what it was, which saves a forward.
-func (e *Engine) otherWay(o SelfTestOptions, p *sample) *sample {
-	q := e.fed(o, !p.prepend)
-	q.norms[e.hook] = &norms{each: make([]float32, q.tokens), limit: p.norms[e.hook].limit, late: true}
-	return q
+// draw puts counted tokens into an order that depends on their number alone, and keeps room for at most n of them.
+func (p *sample) draw(n int) {
+	for i, sequence := range p.counted {
+		for j, c := range sequence {
+			if c {
+				p.order = append(p.order, p.base[i]+j)
+			}
+		}
+	}
+	shuffled(p.order)
+	p.order = p.order[:min(n, len(p.order))]
+	p.slot = make([]int, p.tokens)
+	for i := range p.slot {
+		p.slot[i] = -1
+	}
+	for i, token := range p.order {
+		p.slot[token] = i
+	}
 }
 
-func (e *Engine) readNorms(s *scope, p *sample, h Hook, x tensor, b *packed, first int) {
+// shuffled is the same every time.
+func shuffled(v []int) {
+	chance := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // no secret
+	chance.Shuffle(len(v), func(i, j int) { v[i], v[j] = v[j], v[i] })
+}
+
+func (p *sample) keepRows(s *scope, h Hook, x tensor, b *packed, g group) {
+	var from []int64
+	var to []int
+	for row, at := range b.places() {
+		if at.offset < 0 {
+			continue
+		}
+		if slot := p.slot[p.base[g[0]+at.sequence]+at.offset]; slot >= 0 {
+			from, to = append(from, int64(row)), append(to, slot)
+		}
+	}
+	if len(from) == 0 || s.err != nil {
+		return
+	}
+	width := int(shapeOf(x)[1])
+	some := make([]float32, len(from)*width)
+	s.read(s.rows(x, s.ints(from, int64(len(from)))), some)
+	for i, slot := range to {
+		copy(p.rows[h][slot*width:][:width], some[i*width:])
+	}
+}
+
+func (e *Engine) readNorms(s *scope, p *sample, h Hook, x tensor, b *packed, g group) {
 	rows := make([]float32, b.rows())
 	e.sae.encoder.norms(s, x, rows)
 	for i, at := range b.places() {
 		if at.offset >= 0 {
-			p.norms[h].each[p.base[first+at.sequence]+at.offset] = rows[i]
+			p.norms[h].each[p.base[g[0]+at.sequence]+at.offset] = rows[i]
 		}
 	}
 }
 
-// eachGroup runs the sample through the model, some sequences at a time. encodes is how often each
-// hook will be encoded: a forward must not take so long that it looks like a hang.
-func (e *Engine) eachGroup(ctx context.Context, o SelfTestOptions, p *sample, wanted map[Hook]bool, encodes int, visit func(s *scope, h Hook, x tensor, b *packed, first int)) error {
+// eachGroup shows what the model makes of the sample, some sequences at a time: from what was kept where that is enough.
+// encodes is how often each hook will be encoded: a forward must not take so long that it looks like a hang.
+func (e *Engine) eachGroup(ctx context.Context, o SelfTestOptions, p *sample, wanted map[Hook]bool, encodes int, visit func(s *scope, h Hook, x tensor, b *packed, g group)) error {
 	const most = 4e12 // operations of a group
 	perToken := 4 * float64(encodes) * float64(e.sae.config.DIn) * float64(e.sae.config.DSAE)
 	for _, g := range groups(p.fed, min(e.model.tokensPerForward, max(64, int(most/perToken)))) {
@@ -90,9 +178,20 @@ func (e *Engine) eachGroup(ctx context.Context, o SelfTestOptions, p *sample, wa
 			if b.rows() == 0 {
 				return nil
 			}
+			if kept := p.kept[g]; holds(kept, wanted) {
+				for h := range wanted {
+					s.inner(func(s *scope) tensor {
+						if x := s.floats(kept[h], b.rows(), int64(e.model.Width(h))); s.err == nil {
+							visit(s, h, x, b, g)
+						}
+						return nil
+					})
+				}
+				return s.err
+			}
 			e.model.forward(s, b, wanted, false, func(s *scope, h Hook, x tensor) {
 				if x = s.rowMajor(x); s.err == nil {
-					visit(s, h, x, b, g[0])
+					visit(s, h, x, b, g)
 				}
 			})
 			return s.err
@@ -107,26 +206,31 @@ func (e *Engine) eachGroup(ctx context.Context, o SelfTestOptions, p *sample, wa
 	return nil
 }
 
-// measure scores candidates in one forward.
+func holds(kept map[Hook][]float32, wanted map[Hook]bool) bool {
+	for h := range wanted {
+		if kept[h] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// measure scores candidates on all tokens of the sample, in one forward at most.
 func (e *Engine) measure(ctx context.Context, o SelfTestOptions, p *sample, candidates []*candidate) error {
 	wanted := map[Hook]bool{}
 	for _, c := range candidates {
-		c.norms = p.norms[c.in]
-		c.wrong = c.norms.wrong
+		e.place(c, p)
 		wanted[c.in], wanted[c.out] = true, true
 	}
-	var group int
+	var current group
 	truths, guesses := map[Hook][]float32{}, map[*candidate]*guess{}
-	return e.eachGroup(ctx, o, p, wanted, len(candidates), func(s *scope, h Hook, x tensor, b *packed, first int) {
-		if first != group { // what was kept of the group before
+	return e.eachGroup(ctx, o, p, wanted, len(candidates), func(s *scope, h Hook, x tensor, b *packed, g group) {
+		if g != current { // what was kept of the group before
 			clear(truths)
 			clear(guesses)
-			group = first
+			current = g
 		}
 		places := b.places()
-		if n := p.norms[h]; n != nil && n.late {
-			e.readNorms(s, p, h, x, b, first)
-		}
 		for _, c := range candidates {
 			if c.out == h && truths[h] == nil {
 				truths[h] = make([]float32, b.rows()*int64(e.sae.config.DOut))
@@ -135,7 +239,14 @@ func (e *Engine) measure(ctx context.Context, o SelfTestOptions, p *sample, cand
 		}
 		for _, c := range candidates {
 			if c.in == h {
-				guesses[c] = e.rebuild(s, c, p, x, b, places, first, o.Tokens)
+				guesses[c] = e.rebuild(s, c, x, b, func(row int) (token int, as use) {
+					at := places[row]
+					if at.offset < 0 {
+						return 0, padding
+					}
+					token = p.base[g[0]+at.sequence] + at.offset
+					return token, c.norms.use[token]
+				})
 			}
 		}
 		for c, g := range guesses { // a transcoder's output comes later than its input, or another's earlier
@@ -147,15 +258,42 @@ func (e *Engine) measure(ctx context.Context, o SelfTestOptions, p *sample, cand
 	})
 }
 
+// place lets a candidate be measured on a sample.
+func (e *Engine) place(c *candidate, p *sample) {
+	c.norms = p.norms[c.in]
+	c.wrong = c.norms.wrong
+	if c.centre == nil {
+		c.centre = p.mean(c.out, c.norms)
+	}
+}
+
+// mean is that of the kept activations at a hook, of tokens that are measured.
+func (p *sample) mean(h Hook, n *norms) []float64 {
+	width := len(p.rows[h]) / max(1, len(p.order))
+	sum, tokens := make([]float64, width), 0.0
+	for i, token := range p.order {
+		if n.use[token] == measured {
+			tokens++
+			for j, v := range p.rows[h][i*width:][:width] {
+				sum[j] += float64(v)
+			}
+		}
+	}
+	for j := range sum {
+		sum[j] /= max(1, tokens)
+	}
+	return sum
+}
+
 // guess is what the SAE makes of the tokens that are measured.
 type guess struct {
 	rows   []int // of the batch
+	tokens []int // of the sample
 	values []float32
 }
 
-// rebuild runs the SAE over a batch and counts what fires: on counted tokens that are no sinks, up to
-// the number wanted.
-func (e *Engine) rebuild(s *scope, c *candidate, p *sample, x tensor, b *packed, places []place, first, tokens int) *guess {
+// rebuild runs the SAE over a batch and counts what fires on measured tokens. used says which token a row is, and what for.
+func (e *Engine) rebuild(s *scope, c *candidate, x tensor, b *packed, used func(row int) (token int, as use)) *guess {
 	a, width := e.sae, e.sae.config.DOut
 	g := &guess{}
 	if c.change != nil {
@@ -165,22 +303,21 @@ func (e *Engine) rebuild(s *scope, c *candidate, p *sample, x tensor, b *packed,
 		var here []int
 		for i, n := range f.counts {
 			row := int(start) + i
-			at := places[row]
-			if at.offset < 0 {
+			token, as := used(row)
+			if as == padding {
 				continue
 			}
 			c.fed++
 			c.fedFires += int64(n)
-			if !p.counted[first+at.sequence][at.offset] || c.tokens == tokens {
-				continue
-			}
-			if float64(c.norms.each[p.base[first+at.sequence]+at.offset]) > c.norms.limit {
+			switch as {
+			case sink:
 				c.sinks++
-				continue
+			case measured:
+				latents, _ := f.token(i)
+				c.fire(latents)
+				here = append(here, row)
+				g.tokens = append(g.tokens, token)
 			}
-			latents, _ := f.token(i)
-			c.fire(latents)
-			here = append(here, row)
 		}
 		if len(here) == 0 || a.config.ActivationsOnly {
 			return
@@ -208,9 +345,27 @@ func (a *SAE) change(how func(*SAE)) (back func()) {
 	}
 }
 
+func newSample(prepend bool) *sample {
+	return &sample{prepend: prepend, norms: map[Hook]*norms{}, rows: map[Hook][]float32{}, kept: map[group]map[Hook][]float32{}}
+}
+
+func (p *sample) add(ids []int32, counted []bool) {
+	p.fed, p.counted, p.base = append(p.fed, ids), append(p.counted, counted), append(p.base, p.tokens)
+	p.tokens += len(ids)
+}
+
+// part is the sample of some of the sequences.
+func (p *sample) part(sequences []int) *sample {
+	q := newSample(p.prepend)
+	for _, i := range sequences {
+		q.add(p.fed[i], p.counted[i])
+	}
+	return q
+}
+
 // fed is what goes through the model, and which tokens count.
 func (e *Engine) fed(o SelfTestOptions, prepend bool) *sample {
-	p := &sample{prepend: prepend, norms: map[Hook]*norms{}}
+	p := newSample(prepend)
 	excluded := map[int32]bool{}
 	for _, id := range o.Exclude {
 		excluded[id] = true
@@ -240,8 +395,7 @@ func (e *Engine) fed(o SelfTestOptions, prepend bool) *sample {
 				total++
 			}
 		}
-		p.fed, p.counted, p.base = append(p.fed, ids), append(p.counted, counts), append(p.base, p.tokens)
-		p.tokens += len(ids)
+		p.add(ids, counts)
 	}
 	return p
 }
@@ -273,4 +427,24 @@ func (n *norms) setLimit(counted [][]bool) {
 		}
 	}
 	n.mean = sum / float64(max(1, usual))
+}
+
+// choose says what each token is for: the first counted ones that are no sinks are measured, as many as are wanted.
+func (n *norms) choose(counted [][]bool, tokens int) {
+	n.use = make([]use, 0, len(n.each))
+	taken := 0
+	for _, sequence := range counted {
+		for _, c := range sequence {
+			as := fedOnly
+			switch {
+			case !c || taken == tokens:
+			case float64(n.each[len(n.use)]) > n.limit:
+				as = sink
+			default:
+				as = measured
+				taken++
+			}
+			n.use = append(n.use, as)
+		}
+	}
 }

@@ -16,8 +16,16 @@ type tapScore struct {
 	firings  int64
 	fed      int // all, and their firings
 	fedFires int64
-	counts   []int64 // per latent
-	wrong    bool    // not finite
+	counts   []int64      // per latent
+	wrong    bool         // not finite
+	centre   []float64    // about Σ y ÷ tokens: what each token's spread is measured from
+	each     []tokenScore // of measured tokens, in the order in which they were
+}
+
+// tokenScore is a token's part in Σ‖y−ŷ‖² and in Σ‖y−ȳ‖².
+type tokenScore struct {
+	token         int
+	error, spread float64
 }
 
 func newScore(out, latents int) *tapScore {
@@ -36,12 +44,16 @@ func (t *tapScore) fire(latents []uint32) {
 func (t *tapScore) compare(truth []float32, g *guess) {
 	width := len(t.sum)
 	for i, row := range g.rows {
+		one := tokenScore{token: g.tokens[i]}
 		for j, y := range truth[row*width:][:width] {
-			d := float64(y) - float64(g.values[i*width+j])
+			d, off := float64(y)-float64(g.values[i*width+j]), float64(y)-t.centre[j]
 			t.error2 += d * d
 			t.sum[j] += float64(y)
 			t.square += float64(y) * float64(y)
+			one.error += d * d
+			one.spread += off * off
 		}
+		t.each = append(t.each, one)
 	}
 }
 

@@ -52,6 +52,7 @@ type Tap struct {
 	HookOut   string   `json:"hook_out,omitempty"` // of a transcoder
 	FVU       *float64 `json:"fvu"`                // null where it was not finite
 	L0        *float64 `json:"l0"`
+	Tokens    int      `json:"tokens,omitempty"` // measured on, where so few decided that it is not better; 0 = as many as the claimed one
 	DeadShare *float64 `json:"dead_share,omitempty"`
 	SinkShare *float64 `json:"sink_share,omitempty"`
 	Rho       *float64 `json:"sparsity_rho,omitempty"`
@@ -63,6 +64,8 @@ type Alternative struct {
 	If  string   `json:"if"` // "normalize_activations were layer_norm", …
 	FVU *float64 `json:"fvu"`
 	L0  *float64 `json:"l0"`
+
+	Tokens int `json:"tokens,omitempty"` // as a Tap's
 }
 
 // SelfTest is what was measured before the plan, on counted tokens without sinks.
