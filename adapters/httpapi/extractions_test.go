@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/featuremill/featuremill/adapters/httpapi"
+	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
@@ -359,4 +360,31 @@ func TestAStartOfMoreThanARunMayHaveIsRefusedWithTheNumberThatWorks(t *testing.T
 		}
 	}
 	b.refused(t, 422, "invalid_request", "POST", start, map[string]any{"evaluation_samples": extraction.MaxSequences + 1})
+}
+
+func TestTheTablesOfAnExtractionThatHasEndedAreAskedForAgain(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	w := b.world(t)
+	id := b.sent(t, 202, "POST", "/api/v1/saes/"+w.sae+"/extract-features?dataset_id="+w.dataset, map[string]any{"evaluation_samples": 12, "skip_first": 0})["id"].(string)
+	b.refused(t, 409, "wrong_status", "POST", "/api/v1/extractions/"+id+"/fold", nil, "queued")
+	b.refused(t, 404, "extraction_not_found", "POST", "/api/v1/extractions/ext_none/fold", nil)
+	b.finish(t, id)
+	held := func() (list []eventlog.WorkStatus) {
+		list, err := b.log.ListWork(t.Context(), id)
+		require.NoError(t, err)
+		return list
+	}
+	lease, err := b.log.Claim(t.Context(), eventlog.Claim{Owner: "folder", Kinds: []string{facts.FoldWork}})
+	require.NoError(t, err)
+	_, err = b.commands.FailFold(t.Context(), command.Call{}, lease.Held(), "artifact_missing", "artifact of segment 1 is not in the store")
+	require.NoError(t, err)
+	require.Empty(t, held())
+	require.Equal(t, "completed", b.sent(t, 200, "GET", "/api/v1/extractions/"+id, nil)["status"])
+	again := b.sent(t, 202, "POST", "/api/v1/extractions/"+id+"/fold", nil)
+	require.Equal(t, id, again["id"])
+	require.Len(t, held(), 1)
+	require.Equal(t, facts.FoldWork, held()[0].Work.Kind)
+	b.sent(t, 202, "POST", "/api/v1/extractions/"+id+"/fold", nil)
+	require.Len(t, held(), 1, "one open fold an extraction")
 }
