@@ -60,16 +60,20 @@ func (e *Engine) selfTest(ctx context.Context, o SelfTestOptions) (extraction.Se
 	if err != nil {
 		return none, err
 	}
-	text := e.fed(o, prepend[0])
-	claimed, err := e.claimed(ctx, o, text)
+	var text *sample
+	var claimed *candidate
+	var bos extraction.Alternative
+	if len(prepend) > 1 && o.PrependBOS == nil {
+		text, claimed, bos, err = e.lowerWay(ctx, o, prepend)
+	} else {
+		text = e.fed(o, prepend[0])
+		claimed, err = e.claimed(ctx, o, text)
+		if err == nil && len(prepend) > 1 {
+			bos, err = e.otherWay(ctx, o, text, claimed)
+		}
+	}
 	if err != nil {
 		return none, err
-	}
-	var bos extraction.Alternative
-	if len(prepend) > 1 {
-		if text, claimed, bos, err = e.compareBOS(ctx, o, text, claimed); err != nil {
-			return none, err
-		}
 	}
 	if claimed.tokens == 0 {
 		return none, errors.New("no token is counted: the text is too short, or everything is excluded")
@@ -106,26 +110,6 @@ func (e *Engine) claimed(ctx context.Context, o SelfTestOptions, text *sample) (
 		return nil, err
 	}
 	return c, e.measure(ctx, o, text, []*candidate{c})
-}
-
-// compareBOS measures the claimed tap the other way, too. Where nobody said which, it is the one with
-// the lower FVU that goes on, and else the one that was said.
-func (e *Engine) compareBOS(ctx context.Context, o SelfTestOptions, text *sample, claimed *candidate) (*sample, *candidate, extraction.Alternative, error) {
-	by := betterBy
-	if o.PrependBOS == nil {
-		by = 1
-	}
-	rival, better, err := e.otherWay(ctx, o, text, claimed, by)
-	if err != nil {
-		return nil, nil, extraction.Alternative{}, err
-	}
-	names := map[bool]string{true: "a BOS token were prepended", false: "no BOS token were prepended"}
-	if !better || o.PrependBOS != nil {
-		return text, claimed, rival.alternative(names[!text.prepend]), nil
-	}
-	winner := e.fed(o, !text.prepend)
-	won, err := e.claimed(ctx, o, winner)
-	return winner, won, claimed.alternative(names[text.prepend]), err
 }
 
 // ways are with and without BOS, the one to keep, or to prefer, first.

@@ -62,7 +62,7 @@ const (
 
 const (
 	keptBytes = 128 << 20 // of activations of all tokens at the claimed tap; where they are more, the model runs again
-	rowBytes  = 128 << 20 // of activations of some tokens at every tap
+	rowBytes  = 96 << 20  // of activations of some tokens at every tap
 )
 
 // sample runs the chosen text through the model once, and keeps of it what measuring needs: the norms at every tap, since

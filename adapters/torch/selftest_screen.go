@@ -11,14 +11,15 @@ import (
 // with twice as many, and in the end is measured on all of them. Whatever is called better was measured on all.
 //
 // The rule. FVU is a ratio of two sums over tokens, and so is the quotient R of two FVUs: by the delta method the variance of
-// log R, as a sample of m units estimates it, is m/(m−1) · Σ ψᵤ², where ψᵤ = eᵤ/E − sᵤ/S − e'ᵤ/E' + s'ᵤ/S' is a unit's part:
-// e its errors ‖y−ŷ‖², s its spread ‖y−ȳ‖², E and S their sums in the sample, primed for the claimed tap (Cochran, Sampling
-// Techniques, 6.4: the paired, linearised ratio estimator). A unit is a token, where tokens are drawn, or a sequence, where
-// whole sequences are: tokens of one are alike. A candidate is dropped when log R is above log(betterBy) by more than t standard
-// errors. t is Student's of m−1 degrees of freedom for the tail beyond 4 standard deviations, 3.2·10⁻⁵: with 40 candidates and
-// four looks at each the chance to drop one that is better is below 0.6 %, were all of them exactly on the border, and less
-// than that by orders of magnitude away from it. Without any distribution, by Cantelli's inequality, a look errs in less than
-// 6 of 100 cases. Draws do not depend on time or machine, so neither does the report.
+// log R, as m units of M estimate it, is (1 − m/M) · m/(m−1) · Σ ψᵤ², where ψᵤ = eᵤ/E − sᵤ/S − e'ᵤ/E' + s'ᵤ/S' is a unit's
+// part: e its errors ‖y−ŷ‖², s its spread ‖y−ȳ‖², E and S their sums in the sample, primed for the claimed tap (Cochran,
+// Sampling Techniques, 2.6 and 6.4: the paired, linearised ratio estimator of a sample without replacement). A unit is a token,
+// where tokens are drawn, or a sequence, where whole sequences are: tokens of one are alike. A candidate is dropped when log R
+// is above log(betterBy) by more than t standard errors. t is Student's of m−1 degrees of freedom for the tail beyond 4 standard
+// deviations, 3.2·10⁻⁵: with 40 candidates and four looks at each the chance to drop one that is better is below 0.6 %, were
+// all of them exactly on the border, and less than that by orders of magnitude away from it. Without any distribution, by
+// Cantelli's inequality, a look errs in less than 6 of 100 cases. Draws do not depend on time or machine, so neither does the
+// report.
 const (
 	firstLook          = 256 // tokens
 	firstSequences     = 16
@@ -28,29 +29,30 @@ const (
 // unitScore is a unit's errors and spreads at two candidates.
 type unitScore struct{ error, spread, claimedError, claimedSpread float64 }
 
-// logRatio is the range in which the log of FVU ÷ the claimed FVU lies; NaN where nothing can be said.
-func logRatio(units []unitScore) (low, high float64) {
-	var all unitScore
+// logRatio is the range in which the log of FVU ÷ the claimed FVU lies for all units, of which these were drawn; NaN where
+// nothing can be said.
+func logRatio(units []unitScore, all int) (low, high float64) {
+	var sum unitScore
 	m := 0.0
 	for _, u := range units {
-		all.error += u.error
-		all.spread += u.spread
-		all.claimedError += u.claimedError
-		all.claimedSpread += u.claimedSpread
+		sum.error += u.error
+		sum.spread += u.spread
+		sum.claimedError += u.claimedError
+		sum.claimedSpread += u.claimedSpread
 		if u != (unitScore{}) {
 			m++
 		}
 	}
 	square := 0.0
 	for _, u := range units {
-		part := u.error/all.error - u.spread/all.spread - u.claimedError/all.claimedError + u.claimedSpread/all.claimedSpread
+		part := u.error/sum.error - u.spread/sum.spread - u.claimedError/sum.claimedError + u.claimedSpread/sum.claimedSpread
 		square += part * part
 	}
-	middle := math.Log(all.error/all.spread) - math.Log(all.claimedError/all.claimedSpread)
-	reach := student(m-1) * math.Sqrt(m/(m-1)*square)
-	if m < firstSequences {
-		reach = math.NaN()
+	middle := math.Log(sum.error/sum.spread) - math.Log(sum.claimedError/sum.claimedSpread)
+	if m < firstSequences || float64(all) < m {
+		return math.NaN(), math.NaN()
 	}
+	reach := student(m-1) * math.Sqrt((1-m/float64(all))*m/(m-1)*square)
 	return middle - reach, middle + reach
 }
 
@@ -77,7 +79,7 @@ func (e *Engine) screen(ctx context.Context, o SelfTestOptions, p *sample, claim
 			}
 		}
 		open = slices.DeleteFunc(open, func(c *candidate) bool {
-			c.few = !e.mayBeBetter(c, p.paired(claimed, c, to))
+			c.few = !e.mayBeBetter(c, p.paired(claimed, c, to), claimed.tokens)
 			return c.few
 		})
 		from = to
@@ -91,11 +93,11 @@ func (e *Engine) screen(ctx context.Context, o SelfTestOptions, p *sample, claim
 	return e.measure(ctx, o, p, open)
 }
 
-func (e *Engine) mayBeBetter(c *candidate, units []unitScore) bool {
+func (e *Engine) mayBeBetter(c *candidate, units []unitScore, all int) bool {
 	if e.sae.config.ActivationsOnly || c.wrong || math.IsNaN(c.error2) || math.IsInf(c.error2, 0) {
 		return false // there is nothing to compare
 	}
-	low, _ := logRatio(units)
+	low, _ := logRatio(units, all)
 	return !(low > math.Log(betterBy))
 }
 
@@ -158,69 +160,4 @@ func (p *sample) paired(claimed, c *candidate, n int) []unitScore {
 		}
 	}
 	return units
-}
-
-// otherWay measures the claimed tap with BOS where the sample has none, or without. better says that its FVU is below `by` times
-// the claimed one's, and what is not better by far is measured on some sequences only. What a sink is stays what it was.
-func (e *Engine) otherWay(ctx context.Context, o SelfTestOptions, p *sample, claimed *candidate, by float64) (rival *candidate, better bool, err error) {
-	q := e.fed(o, !p.prepend)
-	sequenceOf := make([]int, 0, p.tokens)
-	for i, ids := range p.fed {
-		for range ids {
-			sequenceOf = append(sequenceOf, i)
-		}
-	}
-	var units []unitScore
-	for _, t := range claimed.each {
-		if i := sequenceOf[t.token]; i < len(q.fed) {
-			for len(units) <= i {
-				units = append(units, unitScore{})
-			}
-			units[i].claimedError += t.error
-			units[i].claimedSpread += t.spread
-		}
-	}
-	order := make([]int, len(units))
-	for i := range order {
-		order[i] = i
-	}
-	shuffled(order)
-	rival = e.candidate(claimed.tap, "", nil)
-	measure := func(o SelfTestOptions, q *sample) error {
-		if err := e.sample(ctx, o, q, []tap{claimed.tap}); err != nil {
-			return err
-		}
-		n := q.norms[e.hook]
-		n.limit = claimed.norms.limit
-		n.choose(q.counted, o.Tokens)
-		return e.measure(ctx, o, q, []*candidate{rival})
-	}
-	for from, n := 0, firstSequences; claimed.fvu() != nil && n < len(order); from, n = n, 2*n {
-		chosen := slices.Sorted(slices.Values(order[from:n]))
-		all, seen := o, len(rival.each)
-		all.Tokens = math.MaxInt
-		part := q.part(chosen)
-		if err := measure(all, part); err != nil {
-			return nil, false, err
-		}
-		for _, t := range rival.each[seen:] {
-			i, _ := slices.BinarySearch(part.base, t.token+1)
-			units[chosen[i-1]].error += t.error
-			units[chosen[i-1]].spread += t.spread
-		}
-		compared := make([]unitScore, n)
-		for i, sequence := range order[:n] {
-			compared[i] = units[sequence]
-		}
-		low, high := logRatio(compared)
-		rival.few = low > math.Log(by) || by == 1 && high < 0
-		if rival.few {
-			return rival, high < 0 && by == 1, nil
-		}
-	}
-	rival = e.candidate(claimed.tap, "", nil)
-	if err := measure(o, q); err != nil {
-		return nil, false, err
-	}
-	return rival, clearlyBetter(rival.fvu(), claimed.fvu(), by), nil
 }

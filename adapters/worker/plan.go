@@ -116,7 +116,11 @@ func (w *Worker) selfTest(ctx context.Context, task *Task, in inputs, tokens Tok
 	for i, s := range found {
 		sequences[i] = s.Tokens
 	}
-	return measure(ctx, in, tokens, encoder, sequences, eachForward(task))
+	test, err := testInput(in, tokens, sequences, eachForward(task))
+	if err != nil {
+		return extraction.SelfTest{}, err
+	}
+	return w.tested(ctx, task.Lease.Work.Subject, in, encoder, test)
 }
 
 // eachForward reports every forward of a self-test.
@@ -124,8 +128,8 @@ func eachForward(task *Task) func() error {
 	return func() error { return task.Batch(telemetry{Stage: "self-test"}) }
 }
 
-// measure makes the self-test on sequences of at most the context length. An error of beat ends it.
-func measure(ctx context.Context, in inputs, tokens Tokenizer, encoder Encoder, sequences [][]int32, beat func() error) (extraction.SelfTest, error) {
+// testInput is what a self-test runs on: sequences of at most the context length. An error of beat ends it.
+func testInput(in inputs, tokens Tokenizer, sequences [][]int32, beat func() error) (SelfTestInput, error) {
 	c := in.extraction.Request.Config
 	test := SelfTestInput{Sequences: sequences, Context: contextLength(in), BOS: bos(in), SkipFirst: c.SkipFirst, Beat: beat, Exclude: slices.Clone(c.ExcludeTokenIDs), Tokens: selfTestTokens, PrependBOS: in.sae.PrependBOS}
 	if in.sae.ExcludeSpecialTokens {
@@ -144,9 +148,9 @@ func measure(ctx context.Context, in inputs, tokens Tokenizer, encoder Encoder, 
 		test.PrependBOS = &no
 	}
 	if test.PrependBOS != nil && *test.PrependBOS && test.BOS < 0 {
-		return extraction.SelfTest{}, &Failure{Code: "no_bos", Detail: "a BOS token is to be prepended, but the model names neither a bos nor an eos token: start with prepend_bos false"}
+		return test, &Failure{Code: "no_bos", Detail: "a BOS token is to be prepended, but the model names neither a bos nor an eos token: start with prepend_bos false"}
 	}
-	return encoder.SelfTest(ctx, test)
+	return test, nil
 }
 
 // ensureCorpus asks for the corpus and waits until it is there. It builds chunks itself while nobody

@@ -84,12 +84,16 @@ func (w *Worker) testedSAE(ctx context.Context, task *Task, s sae.State) (sae.Se
 		return none, err
 	}
 	beat, yield := eachForward(task), w.yielding(ctx, task, lookEvery)
-	report, err := measure(ctx, in, tokens, encoder, sequences, func() error {
+	test, err := testInput(in, tokens, sequences, func() error {
 		if err := beat(); err != nil {
 			return err
 		}
 		return yield()
 	})
+	if err != nil {
+		return none, err
+	}
+	report, err := encoder.SelfTest(ctx, test)
 	if err != nil {
 		return none, err
 	}

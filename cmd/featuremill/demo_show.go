@@ -35,6 +35,7 @@ type shownExtraction struct {
 			L0   *float64 `json:"l0"`
 		} `json:"taps"`
 		PrependBOS bool     `json:"prepend_bos"`
+		ReusedFrom string   `json:"reused_from"`
 		SinkShare  float64  `json:"sink_share"`
 		Rho        *float64 `json:"sparsity_rho"`
 	} `json:"self_test"`
@@ -74,6 +75,9 @@ func (d *demonstration) show(ctx context.Context) error {
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if e.SelfTest.ReusedFrom != "" {
+		fmt.Printf("as extraction %s measured it with the same model, SAE, text and options\n", e.SelfTest.ReusedFrom)
 	}
 	if e.SelfTest.Rho != nil {
 		fmt.Printf("densities against the ones of training: Spearman's ρ %.3f; %.1f %% of the tokens are sinks\n", *e.SelfTest.Rho, 100*e.SelfTest.SinkShare)

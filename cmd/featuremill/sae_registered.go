@@ -103,7 +103,7 @@ func (s registeredSAE) tested() string {
 	text.WriteString("\n")
 	best := -1
 	for i, tap := range r.Taps {
-		if tap.FVU != nil && (best < 0 || *tap.FVU < *r.Taps[best].FVU) {
+		if tap.FVU != nil && tap.Tokens == 0 && (best < 0 || *tap.FVU < *r.Taps[best].FVU) {
 			best = i
 		}
 	}
@@ -120,6 +120,9 @@ func (s registeredSAE) tested() string {
 		}
 		if i == best {
 			marks = append(marks, "best")
+		}
+		if tap.Tokens > 0 {
+			marks = append(marks, fmt.Sprintf("not better, as %d tokens tell", tap.Tokens))
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t  %s\n", name, measured(tap.FVU, "%.4f"), measured(tap.L0, "%.1f"), measured(tap.DeadShare, "%.3f"), measured(tap.SinkShare, "%.4f"), measured(tap.Rho, "%.3f"), strings.Join(marks, ", "))
 	}

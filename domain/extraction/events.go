@@ -68,6 +68,10 @@ type Alternative struct {
 	Tokens int `json:"tokens,omitempty"` // as a Tap's
 }
 
+// SelfTestRule is the version of how a self-test is made. It is raised with every change after which the same input may be
+// reported otherwise: verdicts that were kept under another version are not used again.
+const SelfTestRule = 1
+
 // SelfTest is what was measured before the plan, on counted tokens without sinks.
 type SelfTest struct {
 	Hook        string        `json:"hook"`
@@ -87,7 +91,8 @@ type SelfTest struct {
 	Taps        []Tap         `json:"taps"`
 	WhatIf      []Alternative `json:"what_if,omitempty"`
 	Warnings    []string      `json:"warnings,omitempty"`
-	Mismatch    string        `json:"mismatch,omitempty"` // why the SAE does not fit, "" if it does
+	Mismatch    string        `json:"mismatch,omitempty"`    // why the SAE does not fit, "" if it does
+	ReusedFrom  string        `json:"reused_from,omitempty"` // the extraction that measured it, where all was as here; "" = measured here
 }
 
 // SelfTested says what the self-test found.

@@ -1466,11 +1466,13 @@ type Extraction struct {
 	SamplesProcessed *int    `json:"samples_processed,omitempty"`
 
 	// Segment The lowest that is being computed
-	Segment          *int             `json:"segment,omitempty"`
-	SegmentsPlanned  int              `json:"segments_planned"`
-	SegmentsRecorded int              `json:"segments_recorded"`
-	SelfTest         *json.RawMessage `json:"self_test,omitempty"`
-	SelfTestForced   *bool            `json:"self_test_forced,omitempty"`
+	Segment          *int `json:"segment,omitempty"`
+	SegmentsPlanned  int  `json:"segments_planned"`
+	SegmentsRecorded int  `json:"segments_recorded"`
+
+	// SelfTest Whether the SAE belongs at its hook. reused_from names the extraction that measured it where model, SAE, text, options and compute profile were the same; a tap or an alternative with tokens was measured on that many, which decided that it is not better
+	SelfTest       *json.RawMessage `json:"self_test,omitempty"`
+	SelfTestForced *bool            `json:"self_test_forced,omitempty"`
 
 	// Sequences Recorded
 	Sequences        *int                 `json:"sequences,omitempty"`
