@@ -53,7 +53,7 @@ func TestAnExtractionReusesTheSelfTestOfAnEqualOne(t *testing.T) {
 	c.EvaluationSamples = 32
 	id, first := tested(c)
 	require.Empty(t, first.ReusedFrom)
-	c.EvaluationSamples, c.TopKExamples = 48, 3 // no matter of a self-test
+	c.EvaluationSamples, c.TopKExamples = 48, 20 // no matter of a self-test
 	_, second := tested(c)
 	require.Equal(t, id, second.ReusedFrom)
 	second.ReusedFrom = ""
