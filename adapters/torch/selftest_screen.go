@@ -8,18 +8,19 @@ import (
 
 // Most of what the claimed tap is compared with is far from better, which a few tokens show. A screening looks at some of the
 // tokens that the whole measurement takes, drawn at random, so that it tells what that would say; what may be better goes on
-// with twice as many, and in the end is measured on all of them. Whatever is called better was measured on all.
+// with twice as many, and in the end is measured on all of them. Whatever is called better was measured on all. A tap that is
+// worse than another one, of which the verdict would name the better, is no contender either.
 //
 // The rule. FVU is a ratio of two sums over tokens, and so is the quotient R of two FVUs: by the delta method the variance of
 // log R, as m units of M estimate it, is (1 − m/M) · m/(m−1) · Σ ψᵤ², where ψᵤ = eᵤ/E − sᵤ/S − e'ᵤ/E' + s'ᵤ/S' is a unit's
 // part: e its errors ‖y−ŷ‖², s its spread ‖y−ȳ‖², E and S their sums in the sample, primed for the claimed tap (Cochran,
 // Sampling Techniques, 2.6 and 6.4: the paired, linearised ratio estimator of a sample without replacement). A unit is a token,
 // where tokens are drawn, or a sequence, where whole sequences are: tokens of one are alike. A candidate is dropped when log R
-// is above log(betterBy) by more than t standard errors. t is Student's of m−1 degrees of freedom for the tail beyond 4 standard
-// deviations, 3.2·10⁻⁵: with 40 candidates and four looks at each the chance to drop one that is better is below 0.6 %, were
-// all of them exactly on the border, and less than that by orders of magnitude away from it. Without any distribution, by
-// Cantelli's inequality, a look errs in less than 6 of 100 cases. Draws do not depend on time or machine, so neither does the
-// report.
+// is above log(betterBy), or beside the best tap above 0, by more than t standard errors. t is Student's of m−1 degrees of freedom
+// for the tail beyond 4 standard deviations, 3.2·10⁻⁵: with 40 candidates and four looks at each the chance to drop one that is
+// better is below 0.6 %, were all of them exactly on the border, and less than that by orders of magnitude away from it. Without
+// any distribution, by Cantelli's inequality, a look errs in less than 6 of 100 cases. Draws do not depend on time or machine,
+// so neither does the report.
 const (
 	firstLook          = 256 // tokens
 	firstSequences     = 16
@@ -79,7 +80,12 @@ func (e *Engine) screen(ctx context.Context, o SelfTestOptions, p *sample, claim
 			}
 		}
 		open = slices.DeleteFunc(open, func(c *candidate) bool {
-			c.few = !e.mayBeBetter(c, p.paired(claimed, c, to), claimed.tokens)
+			c.few = !e.mayBeBetter(c, p.paired(claimed, c, to), claimed.tokens, betterBy)
+			return c.few
+		})
+		best := lowest(open)
+		open = slices.DeleteFunc(open, func(c *candidate) bool {
+			c.few = c.change == nil && c != best && !e.mayBeBetter(c, p.paired(best, c, to), claimed.tokens, 1)
 			return c.few
 		})
 		from = to
@@ -93,12 +99,22 @@ func (e *Engine) screen(ctx context.Context, o SelfTestOptions, p *sample, claim
 	return e.measure(ctx, o, p, open)
 }
 
-func (e *Engine) mayBeBetter(c *candidate, units []unitScore, all int) bool {
+// lowest is the tap with the lowest FVU so far.
+func lowest(candidates []*candidate) (best *candidate) {
+	for _, c := range candidates {
+		if c.change == nil && (best == nil || less(c.fvu(), best.fvu())) {
+			best = c
+		}
+	}
+	return best
+}
+
+func (e *Engine) mayBeBetter(c *candidate, units []unitScore, all int, by float64) bool {
 	if e.sae.config.ActivationsOnly || c.wrong || math.IsNaN(c.error2) || math.IsInf(c.error2, 0) {
 		return false // there is nothing to compare
 	}
 	low, _ := logRatio(units, all)
-	return !(low > math.Log(betterBy))
+	return !(low > math.Log(by))
 }
 
 // drawn is how many of the tokens in their random order hold n that are measured.

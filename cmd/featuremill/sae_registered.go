@@ -122,7 +122,7 @@ func (s registeredSAE) tested() string {
 			marks = append(marks, "best")
 		}
 		if tap.Tokens > 0 {
-			marks = append(marks, fmt.Sprintf("not better, as %d tokens tell", tap.Tokens))
+			marks = append(marks, fmt.Sprintf("not the better one, as %d tokens tell", tap.Tokens))
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t  %s\n", name, measured(tap.FVU, "%.4f"), measured(tap.L0, "%.1f"), measured(tap.DeadShare, "%.3f"), measured(tap.SinkShare, "%.4f"), measured(tap.Rho, "%.3f"), strings.Join(marks, ", "))
 	}

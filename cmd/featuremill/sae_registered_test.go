@@ -27,7 +27,7 @@ func TestARegisteredSAEIsShownWithTheTapsAroundItsHook(t *testing.T) {
 		}},
 		"whose neighbour a few tokens told from it": {`{"status":"done","text":"built-in sample","report":{"hook":"blocks.8.hook_resid_post","tokens":4096,
 			"taps":[{"hook":"blocks.7.hook_resid_post","fvu":0.19,"l0":48,"tokens":256},{"hook":"blocks.8.hook_resid_post","fvu":0.2,"l0":49}]}}`, []string{
-			"blocks.7.hook_resid_post   0.1900   48.0      –       –   –  not better, as 256 tokens tell\n", "blocks.8.hook_resid_post   0.2000   49.0      –       –   –  its own, best\n",
+			"blocks.7.hook_resid_post   0.1900   48.0      –       –   –  not the better one, as 256 tokens tell\n", "blocks.8.hook_resid_post   0.2000   49.0      –       –   –  its own, best\n",
 		}},
 		"whose test failed":          {`{"status":"failed","code":"worker_lost","detail":"three died"}`, []string{"self-test: failed (worker_lost: three died)"}},
 		"whose test is to be made":   {`{"status":"pending"}`, []string{"self-test: pending\n"}},

@@ -52,7 +52,7 @@ type Tap struct {
 	HookOut   string   `json:"hook_out,omitempty"` // of a transcoder
 	FVU       *float64 `json:"fvu"`                // null where it was not finite
 	L0        *float64 `json:"l0"`
-	Tokens    int      `json:"tokens,omitempty"` // measured on, where so few decided that it is not better; 0 = as many as the claimed one
+	Tokens    int      `json:"tokens,omitempty"` // measured on, where so few decided that it is not the better one; 0 = as many as the claimed one
 	DeadShare *float64 `json:"dead_share,omitempty"`
 	SinkShare *float64 `json:"sink_share,omitempty"`
 	Rho       *float64 `json:"sparsity_rho,omitempty"`

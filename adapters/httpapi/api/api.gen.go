@@ -1470,7 +1470,7 @@ type Extraction struct {
 	SegmentsPlanned  int  `json:"segments_planned"`
 	SegmentsRecorded int  `json:"segments_recorded"`
 
-	// SelfTest Whether the SAE belongs at its hook. reused_from names the extraction that measured it where model, SAE, text, options and compute profile were the same; a tap or an alternative with tokens was measured on that many, which decided that it is not better
+	// SelfTest Whether the SAE belongs at its hook. reused_from names the extraction that measured it where model, SAE, text, options and compute profile were the same; a tap or an alternative with tokens was measured on that many, which decided that it is not the better one
 	SelfTest       *json.RawMessage `json:"self_test,omitempty"`
 	SelfTestForced *bool            `json:"self_test_forced,omitempty"`
 

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/featuremill/featuremill/domain/command"
+	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/sae"
 )
 
@@ -37,6 +38,29 @@ func TestAnImportedSAEIsTestedAtItsModel(t *testing.T) {
 	require.Greater(t, fits.Report.Tokens, 3000)
 	require.Greater(t, len(fits.Report.Taps), 2)
 	require.Contains(t, s.awaitTested("wronglayer").Report.Mismatch, "blocks.1.hook_resid_post fits better")
+	s.requireWhole()
+}
+
+func TestAnExtractionReusesTheSelfTestOfAnEqualOne(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, options{})
+	s.extractor()
+	tested := func(c extraction.Config) (string, extraction.SelfTest) {
+		id := s.begin(c)
+		return id, s.awaitStatus(id, extraction.StatusCompleted).SelfTest.SelfTest
+	}
+	c := config()
+	c.EvaluationSamples = 32
+	id, first := tested(c)
+	require.Empty(t, first.ReusedFrom)
+	c.EvaluationSamples, c.TopKExamples = 48, 20 // no matter of a self-test
+	_, second := tested(c)
+	require.Equal(t, id, second.ReusedFrom)
+	second.ReusedFrom = ""
+	require.Equal(t, first, second)
+	c.SkipFirst = 2
+	_, third := tested(c)
+	require.Empty(t, third.ReusedFrom)
 	s.requireWhole()
 }
 
