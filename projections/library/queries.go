@@ -39,11 +39,16 @@ func fetched(kind string) string {
 
 const downloadColumns = `case when ` + live + ` then '` + downloading + `' else t.status end as status, case when ` + live + ` then w.progress end as download`
 
-// told is a row's error_message: what its facts say, else that one of them could not be applied to these tables.
+// told is a row's error_message: what its facts say, else that one of them could not be applied to these tables, else why
+// its download is put off.
 func told(kind string) string {
+	putOff := ""
+	if kind != "corpus" {
+		putOff = `, case when t.status = 'pending' and w.owner is null then 'it is tried again: ' || (w.causes->-1->>'detail') end`
+	}
 	return `coalesce(t.error_message, (select format('event %s (%s) could not be applied to the tables: %s', p.position, p.type, p.error)
 		from projections.parked p join projections.active_versions a on a.projection = p.projection and a.version = p.version
-		where p.projection = 'library' and not p.rebuild and p.stream = '` + kind + `-' || t.id and p.error <> '' order by p.position limit 1)) as error_message`
+		where p.projection = 'library' and not p.rebuild and p.stream = '` + kind + `-' || t.id and p.error <> '' order by p.position limit 1)` + putOff + `) as error_message`
 }
 
 var saeColumns = `t.id, t.name, t.description, t.source, ` + downloadColumns + `, t.hf_repo_id, t.hf_filepath, t.hf_revision, t.training_id, t.training_path,
