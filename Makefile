@@ -48,6 +48,14 @@ test-kafka: build postgres ## the end-to-end and broker tests on Apache Kafka (n
 	@cmd/featuremill/demo/fetch.sh >/dev/null
 	@$(CGO); FEATUREMILL_TEST_KAFKA=apache go test -race -count=1 -timeout 20m ./adapters/kafka/... ./cmd/internal/e2e/...
 
+test-s3: build postgres ## the end-to-end tests on a real object store (RUN=Name narrow them); says so where it cannot be had
+	@cmd/featuremill/demo/fetch.sh >/dev/null
+	@adapters/blob/s3server.sh >/dev/null || { [ $$? -eq 3 ] && exit 0; exit 1; }; \
+	$(CGO); adapters/blob/s3server.sh run go test -race -count=1 -timeout 20m -run '$(RUN)' ./cmd/internal/e2e/...
+
+soak: build postgres ## a server's life in TIME (default 1h): kills, restarts, outages, rebuilds, sweeps, and people
+	@$(CGO); FEATUREMILL_TEST_LIFE=$(or $(TIME),1h) go test -count=1 -timeout 3h -v -run TestAServerThatLives ./cmd/internal/e2e/
+
 lint: ## gofmt, vet, golangci-lint with the rules of the layout
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GETTORCH) fetch; $(CGO); go vet ./... && go run $(GOLANGCI) run ./...
@@ -69,4 +77,4 @@ verify: generate ## prove that generated files are current and go.mod is tidy
 clean: ## remove what was built here (the caches in $(CACHE) stay)
 	rm -rf bin
 
-.PHONY: help needs libtorch postgres build demo test parity test-kafka lint bench fuzz generate verify clean
+.PHONY: help needs libtorch postgres build demo test parity test-kafka test-s3 soak lint bench fuzz generate verify clean

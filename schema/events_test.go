@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/source"
 	"github.com/featuremill/featuremill/schema"
@@ -151,6 +152,8 @@ func schemaOf(t reflect.Type) object {
 			return object{"type": "object", "required": []string{name}, "properties": object{name: object{"type": "string", "minLength": 1}}}
 		}
 		return object{"description": "exactly one of the two", "oneOf": []object{one("training_id"), one("external_sae_id")}}
+	case reflect.TypeFor[extraction.Runs]():
+		return object{"type": "string", "description": "first and last segment of each run, in order: 0-4095,4100,4102-4200", "pattern": `^(\d+(-\d+)?(,\d+(-\d+)?)*)?$`}
 	case reflect.TypeFor[event.ID]():
 		return object{"type": "string", "format": "uuid"}
 	}

@@ -85,7 +85,7 @@ func samples() ([]event.Data, error) {
 		extraction.Completed{Segments: 8, Tokens: 262_144, Postings: 12_582_912},
 		extraction.Failed{Code: "worker_lost", Detail: "segment 5 was given to three workers and none came back", Segment: ptr(5), Resumable: true},
 		extraction.Cancelled{Segments: 4, Reason: "wrong dataset"},
-		extraction.Resumed{SourceKey: src.Key(), SAEID: src.ID(), ModelID: "m_1", DatasetID: "ds_1", Plan: true, Missing: []extraction.Run{{From: 4, To: 8}}, Profile: profile},
+		extraction.Resumed{SourceKey: src.Key(), SAEID: src.ID(), ModelID: "m_1", DatasetID: "ds_1", Plan: true, Missing: extraction.Runs{{From: 4, To: 8}, {From: 9, To: 10}}, Profile: profile},
 		extraction.Extended{SourceKey: src.Key(), SAEID: src.ID(), ModelID: "m_1", DatasetID: "ds_1", EvaluationSamples: 20_000},
 		extraction.Deleted{},
 		generation.FoldRequested{Reason: "asked for"},

@@ -351,7 +351,7 @@ func hashOf(ctx context.Context, r io.Reader) (int64, string, error) {
 	return n, hex.EncodeToString(d.Sum(nil)), err
 }
 
-// contextReader ends a copy when its context ends.
+// contextReader ends a copy when its context ends, and tells whoever wants to know that it gets on.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -361,5 +361,7 @@ func (c contextReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.r.Read(p)
+	n, err := c.r.Read(p)
+	moving(c.ctx, n)
+	return n, err
 }

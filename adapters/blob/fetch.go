@@ -26,6 +26,19 @@ func tell(ctx context.Context, done, total int64) error {
 	return nil
 }
 
+type movingKey struct{}
+
+// WithMoving has whatever reads or writes bytes with the context tell that it gets on.
+func WithMoving(ctx context.Context, tell func()) context.Context {
+	return context.WithValue(ctx, movingKey{}, tell)
+}
+
+func moving(ctx context.Context, n int) {
+	if f, ok := ctx.Value(movingKey{}).(func()); ok && n > 0 {
+		f()
+	}
+}
+
 const (
 	fetchPart  = 16 << 20         // bytes of one request
 	fetchIdle  = 30 * time.Second // without a byte, until a request is given up

@@ -7,6 +7,15 @@ import (
 	"github.com/featuremill/featuremill/domain/corpus"
 )
 
+// Cache bounds what several shards keep decoded together. It is safe for concurrent use.
+type Cache struct{ groups *groupCache }
+
+// NewCache returns a cache of 256 MiB.
+func NewCache() *Cache { return &Cache{newGroupCache(cacheBytes)} }
+
+// Share makes a shard keep what it decodes in a cache that others use, too. It is called before the shard is used.
+func (s *Shard) Share(c *Cache) { s.cache = c.groups }
+
 // groupCache keeps the row groups that were asked for last, decoded. Two callers that miss the same group wait
 // for one decoding.
 type groupCache struct {

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+
+	"github.com/featuremill/featuremill/domain/corpus"
 )
 
 // Mode is how rows become sequences.
@@ -22,7 +24,7 @@ const (
 const ChunkRows = 1024
 
 // MaxContextLength is the longest sequence: an offset in a sequence has 16 bits in an artifact.
-const MaxContextLength = 1 << 16
+const MaxContextLength = corpus.MaxContextLength
 
 // defaultMinRest is the number of tokens below which the rest of a row is dropped.
 const defaultMinRest = 16

@@ -149,6 +149,7 @@ func (p *Postgres) ownSettings() map[string]string {
 		"listen_addresses":          "", // the socket's folder is the access control
 		"unix_socket_directories":   p.socket,
 		"unix_socket_permissions":   "0700",
+		"max_locks_per_transaction": "1024",   // a question over the features of all extractions locks a table and nine indexes of each
 		"recovery_init_sync_method": "syncfs", // else a restart after a crash opens and syncs every file: seconds
 		"timezone":                  "UTC",
 		"log_timezone":              "UTC",

@@ -18,18 +18,36 @@ import (
 
 // encodeExtraction shows an extraction as it stands now: while it runs, with what its workers tell.
 func (s *server) encodeExtraction(ctx context.Context, e extractions.Extraction) (api.Extraction, error) {
+	all, err := s.encodeExtractions(ctx, e)
+	if err != nil {
+		return api.Extraction{}, err
+	}
+	return all[0], nil
+}
+
+// encodeExtractions shows several: one question tells how all of them stand.
+func (s *server) encodeExtractions(ctx context.Context, list ...extractions.Extraction) ([]api.Extraction, error) {
+	all, err := s.Extractions.ProgressOf(ctx, list...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Extraction, len(all))
+	for i, p := range all {
+		if out[i], err = s.encodeProgress(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (s *server) encodeProgress(ctx context.Context, p extractions.Progress) (api.Extraction, error) {
+	e := p.Extraction
 	out, err := encodeRow(e)
 	if err != nil {
 		return out, err
 	}
 	if e.Active() {
-		p, err := s.Extractions.Progress(ctx, e.ID)
-		if err != nil && !isNotFound(err) { // deleted just now: the row is still an answer
-			return out, err
-		}
-		if err == nil && p.Extraction.Active() {
-			addProgress(&out, p)
-		}
+		addProgress(&out, p)
 	}
 	if e.Generation != nil {
 		out.Statistics, err = s.statistics(ctx, e)
@@ -121,7 +139,7 @@ func rowOf(state extraction.State, now time.Time) (extractions.Extraction, error
 	e := extractions.Extraction{
 		ID: r.ID, TrainingID: known(r.Source.TrainingID()), ExternalSAEID: known(r.Source.SAEID()), SAEPath: known(r.SAEPath), ModelID: r.ModelID, DatasetID: r.DatasetID,
 		Hook: r.Hook, LayerIndex: r.Layer, Latents: r.Latents, Status: string(state.Status), Config: config, EvaluationSamples: state.Wanted, NeedsPlan: state.NeedsPlan,
-		CorpusID: known(state.CorpusID), SegmentsPlanned: state.Segments(), SegmentsRecorded: len(state.Recorded), SequencesPlanned: sequences, TokensPlanned: tokens,
+		CorpusID: known(state.CorpusID), SegmentsPlanned: state.Segments(), SegmentsRecorded: state.Recorded.Len(), SequencesPlanned: sequences, TokensPlanned: tokens,
 		Tokens: state.Tokens, Postings: state.Postings, CreatedAt: now, UpdatedAt: now,
 	}
 	if b := r.Batch; b != nil {

@@ -59,13 +59,8 @@ func (s *server) ListExtractions(ctx context.Context, r api.ListExtractionsReque
 	if err != nil {
 		return nil, err
 	}
-	out := api.ListExtractions200JSONResponse{Data: make([]api.Extraction, len(page.Items)), Meta: api.OffsetMeta{Total: page.Total, Limit: l.Limit, Offset: l.Offset}}
-	for i, e := range page.Items {
-		if out.Data[i], err = s.encodeExtraction(ctx, e); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	shown, err := s.encodeExtractions(ctx, page.Items...)
+	return api.ListExtractions200JSONResponse{Data: shown, Meta: api.OffsetMeta{Total: page.Total, Limit: l.Limit, Offset: l.Offset}}, err
 }
 
 // GetExtraction returns an extraction.

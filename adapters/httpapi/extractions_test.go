@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,7 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/featuremill/featuremill/adapters/httpapi"
+	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 )
 
@@ -337,4 +340,51 @@ func TestAnExtractionSaysWhyItsWorkWaits(t *testing.T) {
 	require.Equal(t, "the store is away: 503", cause["detail"])
 	require.Equal(t, "put off", cause["outcome"])
 	require.Equal(t, "worker-1", cause["owner"])
+}
+
+func TestAStartOfMoreThanARunMayHaveIsRefusedWithTheNumberThatWorks(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	w := b.world(t)
+	start := "/api/v1/saes/" + w.sae + "/extract-features?dataset_id=" + w.dataset
+	for _, path := range []string{start, start + "&dry_run=true"} {
+		p := b.refused(t, 422, "too_many_segments", "POST", path, map[string]any{"evaluation_samples": extraction.MaxSequences}, "evaluation_samples", "65536 segments")
+		most := int(p["max_evaluation_samples"].(float64))
+		require.Contains(t, p["detail"], fmt.Sprint(most))
+		require.Equal(t, "evaluation_samples", p["errors"].([]any)[0].(map[string]any)["name"])
+		b.refused(t, 422, "too_many_segments", "POST", path, map[string]any{"evaluation_samples": most + 1})
+		status := map[bool]int{true: 200, false: 202}[strings.HasSuffix(path, "dry_run=true")]
+		done := b.sent(t, status, "POST", path, map[string]any{"evaluation_samples": most})
+		if status == 202 {
+			b.sent(t, 200, "POST", "/api/v1/extractions/"+done["id"].(string)+"/cancel", nil)
+		}
+	}
+	b.refused(t, 422, "invalid_request", "POST", start, map[string]any{"evaluation_samples": extraction.MaxSequences + 1})
+}
+
+func TestTheTablesOfAnExtractionThatHasEndedAreAskedForAgain(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	w := b.world(t)
+	id := b.sent(t, 202, "POST", "/api/v1/saes/"+w.sae+"/extract-features?dataset_id="+w.dataset, map[string]any{"evaluation_samples": 12, "skip_first": 0})["id"].(string)
+	b.refused(t, 409, "wrong_status", "POST", "/api/v1/extractions/"+id+"/fold", nil, "queued")
+	b.refused(t, 404, "extraction_not_found", "POST", "/api/v1/extractions/ext_none/fold", nil)
+	b.finish(t, id)
+	held := func() (list []eventlog.WorkStatus) {
+		list, err := b.log.ListWork(t.Context(), id)
+		require.NoError(t, err)
+		return list
+	}
+	lease, err := b.log.Claim(t.Context(), eventlog.Claim{Owner: "folder", Kinds: []string{facts.FoldWork}})
+	require.NoError(t, err)
+	_, err = b.commands.FailFold(t.Context(), command.Call{}, lease.Held(), "artifact_missing", "artifact of segment 1 is not in the store")
+	require.NoError(t, err)
+	require.Empty(t, held())
+	require.Equal(t, "completed", b.sent(t, 200, "GET", "/api/v1/extractions/"+id, nil)["status"])
+	again := b.sent(t, 202, "POST", "/api/v1/extractions/"+id+"/fold", nil)
+	require.Equal(t, id, again["id"])
+	require.Len(t, held(), 1)
+	require.Equal(t, facts.FoldWork, held()[0].Work.Kind)
+	b.sent(t, 202, "POST", "/api/v1/extractions/"+id+"/fold", nil)
+	require.Len(t, held(), 1, "one open fold an extraction")
 }

@@ -99,8 +99,8 @@ type server struct {
 	registry *event.Registry
 	metrics  *metrics
 	shown    shownCache
-	live     liveProgress
-	fetching liveDownloads
+	live     *live // extractions
+	fetching *live // downloads
 	closing  chan struct{}
 }
 
@@ -116,6 +116,7 @@ func New(cfg Config) (*Handler, error) {
 		return nil, err
 	}
 	s := &server{Config: cfg.withDefaults(), registry: registry, closing: make(chan struct{})}
+	s.live, s.fetching = newLive(s.running), newLive(s.fetched)
 	s.metrics = newMetrics(s)
 	spec, err := loadSpecification(s.fail)
 	if err != nil {

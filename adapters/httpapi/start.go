@@ -11,12 +11,8 @@ import (
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/corpus"
-	"github.com/featuremill/featuremill/domain/dataset"
 	"github.com/featuremill/featuremill/domain/extraction"
-	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/problem"
-	"github.com/featuremill/featuremill/domain/sae"
-	"github.com/featuremill/featuremill/domain/source"
 	"github.com/featuremill/featuremill/projections/extractions"
 )
 
@@ -113,79 +109,33 @@ func (s *server) StartExtractionFromTraining(ctx context.Context, r api.StartExt
 // deprecated says since when (RFC 9745): extractions start from SAEs since 1 January 2026.
 func deprecated(ctx context.Context) { header(ctx, "Deprecation", "@1767225600") }
 
-// defaultContext is the context length where neither the request nor the SAE names one.
-const defaultContext = 128
-
 // bytesPerPosting is what an artifact takes on disk, measured.
 const bytesPerPosting = 6.5
 
 // estimate refuses what a start would refuse, but a busy source, and says what the run would take.
 func (s *server) estimate(ctx context.Context, id string, in startRequest) (api.Estimate, error) {
 	var out api.Estimate
-	src, err := source.FromSAE(id)
+	would, err := s.Commands.ConsiderExtraction(ctx, command.StartExtractionFromSAE{SAEID: id, DatasetID: in.DatasetID, ModelID: in.ModelID, Config: in.Config})
 	if err != nil {
-		return out, sae.NotFound(id)
-	}
-	a, _, err := command.Load[sae.State](ctx, s.Commands, sae.Stream(id))
-	if err != nil {
-		return out, err
-	}
-	facts, err := a.Usable(id)
-	if err != nil {
-		return out, err
-	}
-	if err := facts.Extractable(id); err != nil {
-		return out, err
-	}
-	d, _, err := command.Load[dataset.State](ctx, s.Commands, dataset.Stream(in.DatasetID))
-	if err != nil {
-		return out, err
-	}
-	if _, err := d.Usable(in.DatasetID); err != nil {
-		return out, err
-	}
-	modelID := in.ModelID
-	if modelID == "" {
-		modelID = a.ModelID
-	}
-	if modelID == "" {
-		return out, problem.New(problem.Invalid, "model_unknown", "SAE %s is not linked to a model, and the request names none: give model_id", id)
-	}
-	m, _, err := command.Load[model.State](ctx, s.Commands, model.Stream(modelID))
-	if err != nil {
-		return out, err
-	}
-	modelFacts, err := m.Usable(modelID)
-	if err != nil {
-		return out, err
-	}
-	if err := facts.Fits(modelID, modelFacts); err != nil {
 		return out, err
 	}
 	if err := s.reflects(ctx, extractions.Name); err != nil {
 		return out, err
 	}
-	if out.Sequences, out.Tokens, err = s.length(ctx, in, facts); err != nil {
+	if out.Sequences, out.Tokens, err = s.length(ctx, in, would.Size.Context); err != nil {
 		return out, err
 	}
 	out.Warnings = warnings(ctx)
-	holder, err := s.Extractions.Holder(ctx, src)
+	holder, err := s.Extractions.Holder(ctx, would.Source)
 	if err != nil {
 		return out, err
 	}
 	out.BusyWith = known(holder)
-	return out, s.price(ctx, src, facts, &out)
+	return out, s.price(ctx, would, &out)
 }
 
 // length is the number of sequences and tokens: of a corpus with these options, else at most.
-func (s *server) length(ctx context.Context, in startRequest, facts sae.Facts) (sequences int, tokens int64, err error) {
-	perSequence := in.Config.ContextLength
-	if perSequence == 0 {
-		perSequence = facts.ContextLength
-	}
-	if perSequence == 0 {
-		perSequence = defaultContext
-	}
+func (s *server) length(ctx context.Context, in startRequest, perSequence int) (sequences int, tokens int64, err error) {
 	sequences = in.Config.EvaluationSamples
 	tokens = int64(sequences) * int64(perSequence)
 	all, err := s.Library.Corpora(ctx, in.DatasetID)
@@ -206,29 +156,24 @@ func (s *server) length(ctx context.Context, in startRequest, facts sae.Facts) (
 }
 
 // price goes by what earlier runs of the source took.
-func (s *server) price(ctx context.Context, src source.Source, facts sae.Facts, out *api.Estimate) error {
-	page, err := s.Extractions.List(ctx, extractions.Listing{Source: src, Limit: 20})
+func (s *server) price(ctx context.Context, would command.Prospect, out *api.Estimate) error {
+	page, err := s.Extractions.List(ctx, extractions.Listing{Source: would.Source, Limit: 20})
 	if err != nil {
 		return err
 	}
-	l0 := facts.PublishedL0
-	if facts.K > 0 {
-		k := float64(facts.K)
-		l0 = &k
-	}
+	l0 := would.SAE.ExpectedL0()
 	for _, e := range page.Items {
 		if e.Tokens > 0 && e.ComputeSeconds > 0 && out.Seconds == nil {
 			seconds := e.ComputeSeconds / float64(e.Tokens) * float64(out.Tokens)
 			out.Seconds = &seconds
 		}
 		if e.Tokens > 0 && e.Postings > 0 {
-			measured := float64(e.Postings) / float64(e.Tokens)
-			l0 = &measured
+			l0 = float64(e.Postings) / float64(e.Tokens)
 			break
 		}
 	}
-	if l0 != nil {
-		disk := int64(math.Ceil(*l0 * float64(out.Tokens) * bytesPerPosting))
+	if l0 > 0 {
+		disk := int64(math.Ceil(l0 * float64(out.Tokens) * bytesPerPosting))
 		out.DiskBytes = &disk
 	}
 	return nil

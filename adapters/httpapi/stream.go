@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/featuremill/featuremill/adapters/httpapi/api"
 	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/projections/extractions"
@@ -21,8 +21,12 @@ import (
 const (
 	heartbeat = 15 * time.Second // a comment, so that nobody between takes the connection for dead
 	writeTime = 30 * time.Second // a reader who takes longer has gone
-	batch     = 500
+	batch     = 200              // events that a stream holds at a time
+	written   = 64 << 10         // bytes after which they are sent; then the next waits until the reader has taken them
 )
+
+// fresh is how old what is shown of the live progress may be.
+func (s *server) fresh() time.Duration { return s.Tick * 9 / 10 }
 
 // StreamEvents sends every fact.
 func (s *server) StreamEvents(ctx context.Context, r api.StreamEventsRequestObject) (api.StreamEventsResponseObject, error) {
@@ -32,15 +36,22 @@ func (s *server) StreamEvents(ctx context.Context, r api.StreamEventsRequestObje
 
 // StreamExtractionEvents sends the facts of one extraction.
 func (s *server) StreamExtractionEvents(ctx context.Context, r api.StreamExtractionEventsRequestObject) (api.StreamExtractionEventsResponseObject, error) {
-	all, err := s.Log.ReadStream(ctx, extraction.Stream(r.ID), 0)
+	version, err := s.Log.VersionAt(ctx, extraction.Stream(r.ID), eventlog.Moment{})
 	if err != nil {
 		return nil, err
 	}
-	if len(all) == 0 {
+	if version == 0 {
 		return nil, extraction.NotFound(r.ID)
 	}
 	after, err := s.begin(ctx, r.Params.LastEventID, r.Params.After)
-	return &stream{server: s, ctx: ctx, after: after, id: r.ID}, err
+	if err != nil {
+		return nil, err
+	}
+	seen := int64(0)
+	if after > 0 {
+		seen, err = s.Log.VersionAt(ctx, extraction.Stream(r.ID), eventlog.Moment{Position: after})
+	}
+	return &stream{server: s, ctx: ctx, after: after, seen: seen, id: r.ID}, err
 }
 
 // begin is the position after which a stream begins: the last that the reader has seen, else where
@@ -77,10 +88,12 @@ type stream struct {
 	after  int64  // position
 	seen   int64  // version in the extraction's stream
 
-	shown map[string][]byte // the last progress of each extraction
-	moved map[string][]byte // and of each download
-	out   *http.ResponseController
-	w     http.ResponseWriter
+	running bool              // the one extraction, at the last look
+	looked  time.Time         // at the one extraction while it rests
+	shown   map[string][]byte // the last progress of each extraction
+	moved   map[string][]byte // and of each download
+	out     *http.ResponseController
+	w       http.ResponseWriter
 }
 
 // VisitStreamEventsResponse sends the stream.
@@ -111,7 +124,7 @@ func (s *stream) follow() error {
 	defer stop()
 	tick := time.NewTicker(s.server.Tick)
 	defer tick.Stop()
-	if err := s.write("retry: 1000\n\n"); err != nil {
+	if err := s.write([]byte("retry: 1000\n\n")); err != nil {
 		return err
 	}
 	quiet := time.Now()
@@ -120,7 +133,7 @@ func (s *stream) follow() error {
 		if err != nil {
 			return err
 		}
-		live, err := s.progress()
+		live, err := s.progress(facts)
 		if err != nil {
 			return err
 		}
@@ -132,7 +145,7 @@ func (s *stream) follow() error {
 			quiet = time.Now()
 		} else if time.Since(quiet) >= heartbeat {
 			quiet = time.Now()
-			if err := s.write(": still here\n\n"); err != nil {
+			if err := s.write([]byte(": still here\n\n")); err != nil {
 				return err
 			}
 		}
@@ -158,89 +171,11 @@ func (s *stream) facts() (sent bool, err error) {
 		if err != nil {
 			return sent, err
 		}
-		var b bytes.Buffer
-		for _, e := range events {
-			data, err := json.Marshal(encodeEvent(e))
-			if err != nil {
-				return sent, err
-			}
-			fmt.Fprintf(&b, "id: %d\ndata: %s\n\n", e.Position, data)
-		}
 		if len(events) == 0 {
 			s.after = limit
 			return sent, nil
 		}
-		if err := s.write(b.String()); err != nil {
-			return sent, err
-		}
-		s.after, sent = events[len(events)-1].Position, true
-	}
-	return sent, nil
-}
-
-// read returns the next facts after the last sent one, none of them after limit.
-func (s *stream) read(limit int64) ([]event.Recorded, error) {
-	var events []event.Recorded
-	var err error
-	if s.id == "" {
-		events, err = s.server.Log.ReadAll(s.ctx, s.after, batch)
-	} else {
-		events, err = s.server.Log.ReadStream(s.ctx, extraction.Stream(s.id), s.seen)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var next []event.Recorded
-	for _, e := range events {
-		if e.Position > limit || len(next) == batch {
-			break
-		}
-		if s.id != "" {
-			s.seen = e.Version
-		}
-		if e.Position > s.after {
-			next = append(next, e)
-		}
-	}
-	return next, nil
-}
-
-// progress sends how the running extractions stand, where that has changed.
-func (s *stream) progress() (sent bool, err error) {
-	now, err := s.server.live.now(s.ctx, s.server)
-	if err != nil {
-		return false, err
-	}
-	current := map[string][]byte{}
-	for id, frame := range now {
-		if s.id == "" || s.id == id {
-			current[id] = frame
-		}
-	}
-	for id := range s.shown { // it ended: once more, with its end
-		if _, running := current[id]; !running {
-			if current[id], err = s.server.frame(s.ctx, id); err != nil {
-				return sent, err
-			}
-		}
-	}
-	if s.id != "" && len(s.shown) == 0 && len(current) == 0 {
-		if current[s.id], err = s.server.frame(s.ctx, s.id); err != nil {
-			return sent, err
-		}
-	}
-	for id, frame := range current {
-		if _, running := now[id]; !running && s.id == "" {
-			delete(s.shown, id)
-		} else if bytes.Equal(s.shown[id], frame) {
-			continue
-		} else {
-			s.shown[id] = frame
-		}
-		if len(frame) == 0 {
-			continue // deleted: the facts say so
-		}
-		if err := s.write("event: progress\ndata: " + string(frame) + "\n\n"); err != nil {
+		if err := s.tell(events); err != nil {
 			return sent, err
 		}
 		sent = true
@@ -248,9 +183,101 @@ func (s *stream) progress() (sent bool, err error) {
 	return sent, nil
 }
 
-func (s *stream) write(text string) error {
+// read returns the next facts after the last sent one, none of them after limit. Each is read once.
+func (s *stream) read(limit int64) ([]event.Recorded, error) {
+	if s.id == "" { // positions have no gap
+		return s.server.Log.ReadAll(s.ctx, s.after, int(min(batch, limit-s.after)))
+	}
+	last, err := s.server.Log.VersionAt(s.ctx, extraction.Stream(s.id), eventlog.Moment{Position: limit})
+	if err != nil || last <= s.seen {
+		return nil, err
+	}
+	return s.server.Log.ReadPage(s.ctx, extraction.Stream(s.id), s.seen, int(min(batch, last-s.seen)))
+}
+
+func (s *stream) tell(events []event.Recorded) error {
+	var b bytes.Buffer
+	for i, e := range events {
+		data, err := json.Marshal(encodeEvent(e))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "id: %d\ndata: %s\n\n", e.Position, data)
+		if b.Len() >= written || i == len(events)-1 {
+			if err := s.write(b.Bytes()); err != nil {
+				return err
+			}
+			b.Reset()
+		}
+		s.after, s.seen = e.Position, e.Version
+	}
+	return nil
+}
+
+// progress sends how the running extractions stand, where that has changed. news says that facts have been sent just now.
+func (s *stream) progress(news bool) (sent bool, err error) {
+	now, err := s.server.live.now(s.ctx, s.server.fresh())
+	if err != nil {
+		return false, err
+	}
+	if s.id != "" {
+		return s.progressOfOne(now, news)
+	}
+	for id := range s.shown { // it ended: once more, with its end
+		if _, running := now[id]; running {
+			continue
+		}
+		frame, err := s.server.frame(s.ctx, id)
+		if err != nil {
+			return sent, err
+		}
+		told, err := s.show(id, frame)
+		if err != nil {
+			return sent, err
+		}
+		sent = sent || told
+		delete(s.shown, id)
+	}
+	for id, frame := range now {
+		told, err := s.show(id, frame)
+		if err != nil {
+			return sent, err
+		}
+		sent = sent || told
+	}
+	return sent, nil
+}
+
+// progressOfOne sends how the one extraction stands. While it rests it is looked up where something may have changed: at
+// first, when it has just ended, after facts, and now and then, because its tables may be folded anew.
+func (s *stream) progressOfOne(now map[string][]byte, news bool) (bool, error) {
+	frame, running := now[s.id]
+	if !running {
+		if !s.running && !news && time.Since(s.looked) < heartbeat {
+			return false, nil
+		}
+		var err error
+		if frame, err = s.server.frame(s.ctx, s.id); err != nil {
+			return false, err
+		}
+		s.looked = time.Now()
+	}
+	s.running = running
+	return s.show(s.id, frame)
+}
+
+// show sends a frame that is not what was shown last.
+func (s *stream) show(id string, frame []byte) (bool, error) {
+	if len(frame) == 0 || bytes.Equal(s.shown[id], frame) { // deleted: the facts say so
+		return false, nil
+	}
+	s.shown[id] = frame
+	return true, s.write(fmt.Appendf(nil, "event: progress\ndata: %s\n\n", frame))
+}
+
+func (s *stream) write(text []byte) error {
 	_ = s.out.SetWriteDeadline(time.Now().Add(writeTime)) // a recorder in a test has none
-	if _, err := s.w.Write([]byte(text)); err != nil {
+	if _, err := s.w.Write(text); err != nil {
 		return err
 	}
 	return s.out.Flush()
@@ -270,35 +297,4 @@ func (s *server) frame(ctx context.Context, id string) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(out)
-}
-
-// liveProgress is what all streams show of the running extractions: one look serves them all.
-type liveProgress struct {
-	mu     sync.Mutex
-	looked time.Time
-	frames map[string][]byte
-}
-
-func (l *liveProgress) now(ctx context.Context, s *server) (map[string][]byte, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if time.Since(l.looked) < s.Tick*9/10 {
-		return l.frames, nil
-	}
-	page, err := s.Extractions.List(ctx, extractions.Listing{Statuses: []string{string(extraction.Queued), string(extraction.Extracting), extractions.Finalizing}, Limit: 1000})
-	if err != nil {
-		return nil, err
-	}
-	frames := make(map[string][]byte, len(page.Items))
-	for _, e := range page.Items {
-		out, err := s.encodeExtraction(ctx, e)
-		if err != nil {
-			return nil, err
-		}
-		if frames[e.ID], err = json.Marshal(out); err != nil {
-			return nil, err
-		}
-	}
-	l.looked, l.frames = time.Now(), frames
-	return frames, nil
 }

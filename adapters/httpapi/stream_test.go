@@ -7,9 +7,15 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/featuremill/featuremill/adapters/httpapi"
+	"github.com/featuremill/featuremill/domain/event"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
 )
 
 // message is one server-sent event.
@@ -173,4 +179,101 @@ func TestShutdownEndsTheStreams(t *testing.T) {
 	for lines.Scan() {
 	}
 	require.NoError(t, lines.Err(), "it ends, it does not break")
+}
+
+// counting counts how often each fact is read.
+type counting struct {
+	eventlog.Log
+	mu    sync.Mutex
+	reads map[int64]int // by position
+	most  int           // facts in one answer
+}
+
+func (c *counting) count(events []event.Recorded, err error) ([]event.Recorded, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range events {
+		c.reads[e.Position]++
+	}
+	c.most = max(c.most, len(events))
+	return events, err
+}
+
+func (c *counting) ReadAll(ctx context.Context, after int64, limit int) ([]event.Recorded, error) {
+	return c.count(c.Log.ReadAll(ctx, after, limit))
+}
+
+func (c *counting) ReadStream(ctx context.Context, stream string, after int64) ([]event.Recorded, error) {
+	return c.count(c.Log.ReadStream(ctx, stream, after))
+}
+
+func (c *counting) ReadPage(ctx context.Context, stream string, after int64, limit int) ([]event.Recorded, error) {
+	return c.count(c.Log.ReadPage(ctx, stream, after, limit))
+}
+
+// take returns what was read since the last time.
+func (c *counting) take() map[int64]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.reads
+	c.reads = map[int64]int{}
+	return out
+}
+
+func TestAStreamReadsEachFactOnce(t *testing.T) {
+	t.Parallel()
+	log := &counting{reads: map[int64]int{}}
+	b := newBundle(t, func(c *httpapi.Config) { log.Log, c.Log = c.Log, log })
+	w := b.world(t)
+	id := b.start(t, w)
+	stream := extraction.Stream(id)
+	const segments = 450
+	segment := func(i int) event.Data {
+		return extraction.SegmentRecorded{Index: i, FirstSequence: i, Sequences: 1, Artifact: extraction.Artifact{ContentSHA256: "c", FileSHA256: "f"}}
+	}
+	facts := []event.Data{extraction.SelfTested{SelfTest: extraction.SelfTest{Taps: []extraction.Tap{}}},
+		extraction.Planned{CorpusID: "c", BatchSize: 1, Part: extraction.Part{Sequences: segments + 50, SequencesPerSegment: 1}}}
+	for i := range segments {
+		facts = append(facts, segment(i))
+	}
+	b.append(t, stream, facts...)
+	head := b.head(t)
+
+	for name, test := range map[string]struct {
+		path, from string
+		first      int64 // position
+		end        string
+	}{
+		"one extraction from its beginning": {"/api/v1/extractions/" + id + "/events?after=0", "", head - segments - 2, "ExtractionRequested"},
+		"one extraction from the middle":    {"/api/v1/extractions/" + id + "/events", strconv.FormatInt(head-100, 10), head - 99, "SegmentRecorded"},
+		"everything":                        {"/api/v1/events?after=0", "", 1, "ModelRegistered"},
+	} {
+		log.take()
+		next, stop := b.listen(t, test.path, test.from)
+		m := fact(next)
+		require.Equal(t, test.end, m.data["type"], name)
+		require.Equal(t, strconv.FormatInt(test.first, 10), m.id, name)
+		for m.id != strconv.FormatInt(head, 10) {
+			m = fact(next)
+		}
+		// While somebody listens, too.
+		b.append(t, stream, segment(int(head)), segment(int(head)+1))
+		head += 2
+		for m.id != strconv.FormatInt(head, 10) {
+			m = fact(next)
+		}
+		reads := log.take()
+		require.Len(t, reads, int(head-test.first)+1, name)
+		for position, n := range reads {
+			require.GreaterOrEqual(t, position, test.first, name)
+			require.Equal(t, 1, n, "%s: the fact at position %d", name, position)
+		}
+		stop()
+	}
+	require.LessOrEqual(t, log.most, 200, "what a stream holds at a time")
+
+	log.take()
+	page := b.sent(t, 200, "GET", "/api/v1/extractions/"+id+"/history?limit=3&offset=2", nil)
+	require.Len(t, page["data"], 3)
+	require.Len(t, log.take(), 3, "of a history only the page is read")
 }

@@ -29,6 +29,37 @@ func (l *Log) ReadStream(ctx context.Context, stream string, after int64) ([]eve
 	return events, nil
 }
 
+// ReadPage returns at most limit events of a stream with a version above after, in order.
+func (l *Log) ReadPage(ctx context.Context, stream string, after int64, limit int) ([]event.Recorded, error) {
+	events, err := l.query(ctx, `where stream_id = $1 and stream_version > $2 order by stream_version limit $3`, stream, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", stream, unavailable(err))
+	}
+	return events, nil
+}
+
+// VersionAt returns the version that a stream had at a moment; 0 if it was not there yet.
+func (l *Log) VersionAt(ctx context.Context, stream string, at eventlog.Moment) (int64, error) {
+	// Versions, positions and times grow together: whatever they are compared with, the index of the stream is walked
+	// back from its end as far as the moment.
+	sql, args := `select stream_version from events where stream_id = $1`, []any{stream}
+	switch {
+	case at.Position > 0:
+		sql, args = sql+` and position <= $2`, append(args, at.Position)
+	case !at.Time.IsZero():
+		sql, args = sql+` and recorded_at <= $2`, append(args, at.Time)
+	}
+	var version int64
+	err := l.pool.QueryRow(ctx, sql+` order by stream_version desc limit 1`, args...).Scan(&version)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up the version of %s: %w", stream, unavailable(err))
+	}
+	return version, nil
+}
+
 // ReadAll returns at most limit events with a position above after, in order. What it returns has no gap.
 func (l *Log) ReadAll(ctx context.Context, after int64, limit int) ([]event.Recorded, error) {
 	events, err := l.query(ctx, `where position > $1 order by position limit $2`, after, limit)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sort"
 	"sync"
 
 	"github.com/featuremill/featuremill/adapters/blob"
@@ -123,44 +124,95 @@ func OpenCorpus(ctx context.Context, store blob.Store, state corpora.State) (*co
 	return c, nil
 }
 
-// shardCache keeps the corpus that was read last: the segments of one extraction come one after the other.
+// mostShards is how many chunks of corpora a worker keeps open.
+const mostShards = 64
+
+// shardCache keeps the chunks that were read last: the segments of one extraction come one after the other. However many
+// chunks a corpus has, a worker fetches and opens those that it needs.
 type shardCache struct {
-	mu     sync.Mutex
-	id     string
-	chunks int
-	corpus *corpus.Corpus
+	mu      sync.Mutex
+	open    map[string]*openShard // by digest
+	decoded *corpus.Cache
+	used    int64 // counts takes
 }
 
-func (c *shardCache) open(ctx context.Context, store blob.Store, state corpora.State) (*corpus.Corpus, error) {
+type openShard struct {
+	*corpus.Shard
+	readers int
+	used    int64 // the last take
+}
+
+// take opens a chunk. release is called when it is not read any more.
+func (c *shardCache) take(ctx context.Context, store blob.Store, chunk corpora.ChunkBuilt) (shard *corpus.Shard, release func() error, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.corpus != nil && c.id == state.Request.ID && c.chunks == len(state.Chunks) {
-		return c.corpus, nil
+	found := c.open[chunk.SHA256]
+	if found != nil {
+		found.readers++
 	}
-	if err := c.closeLocked(); err != nil {
-		return nil, err
+	c.mu.Unlock()
+	if found == nil {
+		if found, err = c.add(ctx, store, chunk); err != nil {
+			return nil, nil, err
+		}
 	}
-	opened, err := OpenCorpus(ctx, store, state)
+	return found.Shard, func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.used++
+		found.readers, found.used = found.readers-1, c.used
+		return c.shrink(mostShards)
+	}, nil
+}
+
+func (c *shardCache) add(ctx context.Context, store blob.Store, chunk corpora.ChunkBuilt) (*openShard, error) {
+	path, err := store.Local(ctx, blob.FileKey(chunk.SHA256), chunk.SHA256)
+	if err != nil {
+		return nil, missing(fmt.Sprintf("chunk %d of the corpus", chunk.Chunk), err)
+	}
+	s, err := corpus.OpenShardFile(path)
 	if err != nil {
 		return nil, err
 	}
-	c.corpus, c.id, c.chunks = opened, state.Request.ID, len(state.Chunks)
-	return opened, nil
+	if s.Sequences() != chunk.Sequences {
+		return nil, errors.Join(fmt.Errorf("chunk %d of the corpus has %d sequences, not %d", chunk.Chunk, s.Sequences(), chunk.Sequences), s.Close())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if found := c.open[chunk.SHA256]; found != nil { // somebody was faster
+		found.readers++
+		return found, s.Close()
+	}
+	if c.open == nil {
+		c.open, c.decoded = map[string]*openShard{}, corpus.NewCache()
+	}
+	s.Share(c.decoded)
+	found := &openShard{Shard: s, readers: 1}
+	c.open[chunk.SHA256] = found
+	return found, nil
+}
+
+// shrink closes what nobody reads, the longest unused first, until so many are left.
+func (c *shardCache) shrink(left int) (err error) {
+	for len(c.open) > left {
+		oldest := ""
+		for sha256, s := range c.open {
+			if s.readers == 0 && (oldest == "" || s.used < c.open[oldest].used) {
+				oldest = sha256
+			}
+		}
+		if oldest == "" {
+			return err
+		}
+		err = errors.Join(err, c.open[oldest].Close())
+		delete(c.open, oldest)
+	}
+	return err
 }
 
 func (c *shardCache) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.closeLocked()
-}
-
-func (c *shardCache) closeLocked() error {
-	if c.corpus == nil {
-		return nil
-	}
-	err := c.corpus.Close()
-	c.corpus = nil
-	return err
+	return c.shrink(0)
 }
 
 type sequence struct {
@@ -171,17 +223,37 @@ type sequence struct {
 // sequences reads a range of a corpus in order; an error ends it.
 func (w *Worker) sequences(ctx context.Context, state corpora.State, first, count int) iter.Seq[sequence] {
 	return func(yield func(sequence) bool) {
-		c, err := w.shards.open(ctx, w.store, state)
-		for i := first; err == nil && i < first+count; i++ {
-			var s corpora.Sequence
-			if s, err = c.Sequence(i); err == nil && !yield(sequence{sequence: s}) {
+		end := first + count
+		if first < 0 || end > state.Sequences {
+			yield(sequence{err: fmt.Errorf("sequences %d to %d are not in the corpus, which has %d", first, end-1, state.Sequences)})
+			return
+		}
+		at := sort.Search(len(state.Chunks), func(i int) bool { return state.Chunks[i].FirstSequence+state.Chunks[i].Sequences > first })
+		for ; at < len(state.Chunks) && state.Chunks[at].FirstSequence < end; at++ {
+			if !w.chunk(ctx, state.Chunks[at], first, end, yield) {
 				return
 			}
 		}
-		if err != nil {
-			yield(sequence{err: err})
-		}
 	}
+}
+
+// chunk yields those sequences from first to end − 1 that a chunk has. It reports whether to go on.
+func (w *Worker) chunk(ctx context.Context, chunk corpora.ChunkBuilt, first, end int, yield func(sequence) bool) bool {
+	shard, release, err := w.shards.take(ctx, w.store, chunk)
+	if err != nil {
+		yield(sequence{err: err})
+		return false
+	}
+	more := true
+	for i := max(first, chunk.FirstSequence); more && i < min(end, chunk.FirstSequence+chunk.Sequences); i++ {
+		s, err := shard.Sequence(i - chunk.FirstSequence)
+		more = yield(sequence{s, err}) && err == nil
+	}
+	if err := release(); err != nil && more {
+		yield(sequence{err: err})
+		return false
+	}
+	return more
 }
 
 func hexDigest(b [32]byte) string { return hex.EncodeToString(b[:]) }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/featuremill/featuremill/adapters/blob"
 	"github.com/featuremill/featuremill/adapters/library"
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/dataset"
@@ -29,11 +30,12 @@ type Importer struct {
 	tokens   *library.Tokens
 	modelOf  ModelOf
 	name     string
+	quiet    time.Duration
 }
 
 // NewImporter returns an importer. The name stands in events.
 func NewImporter(commands *command.Handler, hub *library.Hub, tokens *library.Tokens, modelOf ModelOf, name string) *Importer {
-	return &Importer{commands: commands, hub: hub, tokens: tokens, modelOf: modelOf, name: name}
+	return &Importer{commands: commands, hub: hub, tokens: tokens, modelOf: modelOf, name: name, quiet: quietImport}
 }
 
 // Jobs returns the jobs by the kind of work.
@@ -73,9 +75,24 @@ type meter struct {
 	now     Download
 	started time.Time // of the first byte that came over the wire
 	from    int64     // that were here then
+	moved   time.Time // when something was last seen to get on
+}
+
+// touch notes that something got on.
+func (m *meter) touch() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.moved = time.Now()
+}
+
+func (m *meter) quiet() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.moved)
 }
 
 func (m *meter) tell(p library.Progress) {
+	m.touch()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.started.IsZero() {
@@ -98,29 +115,20 @@ func (m *meter) show() Download {
 	return m.now
 }
 
-// beatEvery is how often a download reports: reading and hashing a large file takes minutes in which nothing else does.
-const beatEvery = 300 * time.Millisecond
+// beatEvery is how often a download reports. Checking the weights of a large model takes minutes in which nothing is told:
+// so it reports, but not for ever: one in which nothing got on for quietImport is left to the watchdog.
+const (
+	beatEvery   = 300 * time.Millisecond
+	quietImport = 30 * time.Minute
+)
 
 // download fetches and imports one thing.
 func (i *Importer) download(ctx context.Context, task *Task) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	m := &meter{now: Download{Stage: "resolving"}}
+	m := &meter{now: Download{Stage: "resolving"}, moved: time.Now()}
+	ctx = blob.WithMoving(ctx, m.touch)
 	var beating sync.WaitGroup
-	beating.Go(func() {
-		tick := time.NewTicker(beatEvery)
-		defer tick.Stop()
-		for {
-			if err := task.Batch(m.show()); err != nil {
-				cancel(err)
-				return
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-		}
-	})
+	beating.Go(func() { i.report(task, m, ctx.Done(), cancel) })
 	defer beating.Wait()
 	defer cancel(nil)
 	err := i.fetch(ctx, task, m)
@@ -128,6 +136,25 @@ func (i *Importer) download(ctx context.Context, task *Task) error {
 		return ended
 	}
 	return failedDownload(err)
+}
+
+// report reports while something gets on, until done.
+func (i *Importer) report(task *Task, m *meter, done <-chan struct{}, end context.CancelCauseFunc) {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		if m.quiet() < i.quiet {
+			if err := task.Batch(m.show()); err != nil {
+				end(err)
+				return
+			}
+		}
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (i *Importer) fetch(ctx context.Context, task *Task, m *meter) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -17,14 +16,7 @@ import (
 	"github.com/featuremill/featuremill/domain/facts"
 )
 
-const (
-	defaultContext   = 128
-	selfTestTokens   = 4096
-	maxSegmentTokens = 32_768
-	maxSegmentRows   = 8 << 20 // postings
-	minSegments      = 8
-	batchTokens      = 4096 // of one forward, where the batch size is auto
-)
+const selfTestTokens = 4096
 
 // plan tests the SAE on a sample of the text, sees that the corpus is there, and fixes the segments.
 func (w *Worker) plan(ctx context.Context, task *Task) error {
@@ -88,17 +80,7 @@ func (w *Worker) plan(ctx context.Context, task *Task) error {
 }
 
 func contextLength(in inputs) int {
-	n := in.extraction.Request.Config.ContextLength
-	if n == 0 {
-		n = in.sae.ContextLength
-	}
-	if n == 0 {
-		n = defaultContext
-	}
-	if in.model.Context > 0 {
-		n = min(n, in.model.Context)
-	}
-	return min(n, corpus.MaxContextLength)
+	return in.extraction.Request.Config.Context(in.sae.ContextLength, in.model.Context)
 }
 
 // bos is the token that is inserted where one is: bos_token, else eos; −1 if the model names neither.
@@ -281,37 +263,43 @@ func (w *Worker) keepInline(ctx context.Context, inner *Task, cancel context.Can
 func (w *Worker) layOut(ctx context.Context, in inputs, built corpora.State) (extraction.Planned, error) {
 	planned, _ := in.extraction.Planned()
 	first, total := planned, min(in.extraction.Wanted, built.Sequences)
-	n := contextLength(in)
-	batch := in.extraction.Request.Config.BatchSize
-	if in.extraction.BatchSize > 0 {
-		batch = in.extraction.BatchSize
-	}
-	if batch == 0 {
-		batch = max(1, min(256, batchTokens/n))
+	size := in.extraction.Size(contextLength(in))
+	if err := in.extraction.Fits(size, total); err != nil {
+		return extraction.Planned{}, &Failure{Code: "too_many_segments", Detail: err.Error()}
 	}
 	part := extraction.Part{FirstSegment: in.extraction.Segments(), FirstSequence: first, Sequences: max(0, total-first)}
-	tokens := maxSegmentTokens
-	if l0 := in.extraction.SelfTest.SelfTest.L0All; l0 > 0 && !math.IsInf(l0, 0) {
-		tokens = min(tokens, int(maxSegmentRows/l0))
-	}
-	size := max(1, tokens/n)
-	if batches := (part.Sequences + batch - 1) / batch; batches >= minSegments {
-		size = min(size, (part.Sequences+minSegments-1)/minSegments)
-	}
-	if size > batch {
-		size -= size % batch // whole batches, so that no forward is run for a rest
-	}
-	part.SequencesPerSegment = size
+	part.SequencesPerSegment = size.SequencesPerSegment(part.Sequences)
 	if in.extraction.CorpusID != "" && in.extraction.CorpusID != built.Request.ID {
 		return extraction.Planned{}, &Failure{Code: "corpus_changed", Detail: "what was imported under these ids gives another corpus now"}
 	}
-	for seq := range w.sequences(ctx, built, first, part.Sequences) {
-		if seq.err != nil {
-			return extraction.Planned{}, seq.err
-		}
-		part.Tokens += int64(len(seq.sequence.Tokens))
+	var err error
+	if part.Tokens, err = w.tokens(ctx, built, first, part.Sequences); err != nil {
+		return extraction.Planned{}, err
 	}
-	return extraction.Planned{CorpusID: built.Request.ID, Part: part, BatchSize: batch, Profile: w.engine.Profile()}, nil
+	return extraction.Planned{CorpusID: built.Request.ID, Part: part, BatchSize: size.BatchSize(), Profile: w.engine.Profile()}, nil
+}
+
+// tokens is the number of tokens of a run of sequences. Chunks that lie in it as a whole say how many they have; only those
+// at its ends are read.
+func (w *Worker) tokens(ctx context.Context, built corpora.State, first, count int) (n int64, err error) {
+	end := first + count
+	for _, chunk := range built.Chunks {
+		from, to := max(first, chunk.FirstSequence), min(end, chunk.FirstSequence+chunk.Sequences)
+		if from >= to {
+			continue
+		}
+		if to-from == chunk.Sequences {
+			n += chunk.Tokens
+			continue
+		}
+		for seq := range w.sequences(ctx, built, from, to-from) {
+			if seq.err != nil {
+				return 0, seq.err
+			}
+			n += int64(len(seq.sequence.Tokens))
+		}
+	}
+	return n, nil
 }
 
 func buildOptions(o corpora.Options) corpus.Options {

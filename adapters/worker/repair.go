@@ -32,7 +32,7 @@ func LostArtifacts(ctx context.Context, store blob.Store, commands *command.Hand
 		return nil, extraction.NotFound(id)
 	}
 	var lost []LostArtifact
-	for index, a := range state.Recorded {
+	for index, a := range state.Recorded.All() {
 		why, err := amiss(ctx, store, ArtifactKey(id, index, a.FileSHA256), a)
 		if err != nil {
 			return nil, err

@@ -40,9 +40,14 @@ var call = command.Call{Metadata: event.Metadata{Actor: "test"}}
 // setup has a model of 12 layers and width 16, a dataset, an SAE that fits, and one that does not.
 func setup(t *testing.T) *bundle {
 	t.Helper()
+	return setupOn(t, pgtest.New(t), facts.Effects)
+}
+
+func setupOn(t *testing.T, dsn string, effects eventlog.Effects) *bundle {
+	t.Helper()
 	registry, err := facts.Registry()
 	require.NoError(t, err)
-	log, err := postgres.Open(t.Context(), pgtest.New(t), postgres.Config{Registry: registry, Effects: facts.Effects})
+	log, err := postgres.Open(t.Context(), dsn, postgres.Config{Registry: registry, Effects: effects})
 	require.NoError(t, err)
 	t.Cleanup(log.Close)
 	b := &bundle{command.NewHandler(log, registry, time.Now), log}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/featuremill/featuremill/domain/event"
@@ -18,21 +17,12 @@ type Handler struct {
 	log      eventlog.Log
 	registry *event.Registry
 	now      func() time.Time
-
-	mu    sync.Mutex
-	cache map[string]cached // the last folded state of a stream; it only saves reading, the log decides
+	states   *states
 }
-
-type cached struct {
-	state   any
-	version int64
-}
-
-const maxCached = 10_000
 
 // NewHandler returns a handler on a log.
 func NewHandler(log eventlog.Log, registry *event.Registry, now func() time.Time) *Handler {
-	return &Handler{log: log, registry: registry, now: now, cache: map[string]cached{}}
+	return &Handler{log: log, registry: registry, now: now, states: newStates(maxStateBytes)}
 }
 
 // Call says who asks, and how a repeated request is known.
@@ -51,34 +41,37 @@ type Result struct {
 
 type aggregate[S any] interface{ Evolve(event.Data) S }
 
-// Load folds a stream. A stream that does not exist has version 0 and the zero state.
+// page is how many events are read and folded at a time.
+const page = 1000
+
+// Load folds a stream. A stream that does not exist has version 0 and the zero state. Of one that was folded before, only
+// what has come since is read.
 func Load[S aggregate[S]](ctx context.Context, h *Handler, stream string) (S, int64, error) {
 	var state S
 	var version int64
-	h.mu.Lock()
-	if c, ok := h.cache[stream]; ok {
-		state, version = c.state.(S), c.version
+	if known, at, ok := h.states.get(stream); ok {
+		state, version = known.(S), at
 	}
-	h.mu.Unlock()
-	events, err := h.log.ReadStream(ctx, stream, version)
-	if err != nil {
-		return state, 0, fmt.Errorf("read %s: %w", stream, err)
-	}
-	for _, rec := range events {
-		d, err := h.registry.Decode(rec)
+	before := version
+	for {
+		events, err := h.log.ReadPage(ctx, stream, version, page)
 		if err != nil {
-			return state, 0, fmt.Errorf("fold %s: %w", stream, err)
+			return state, 0, fmt.Errorf("read %s: %w", stream, err)
 		}
-		state, version = state.Evolve(d), rec.Version
+		for _, rec := range events {
+			d, err := h.registry.Decode(rec)
+			if err != nil {
+				return state, 0, fmt.Errorf("fold %s: %w", stream, err)
+			}
+			state, version = state.Evolve(d), rec.Version
+		}
+		if len(events) < page {
+			break
+		}
 	}
-	h.mu.Lock()
-	if len(h.cache) >= maxCached {
-		clear(h.cache)
+	if version > before {
+		h.states.put(stream, state, version)
 	}
-	if version > h.cache[stream].version {
-		h.cache[stream] = cached{state, version}
-	}
-	h.mu.Unlock()
 	return state, version, nil
 }
 

@@ -4,6 +4,8 @@
 package corpus
 
 import (
+	"sync/atomic"
+
 	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/domain/problem"
 )
@@ -19,6 +21,9 @@ const (
 	Documents Mode = "documents"
 	Packed    Mode = "packed"
 )
+
+// MaxContextLength is the longest sequence: an offset in a sequence has 16 bits in an artifact.
+const MaxContextLength = 1 << 16
 
 // Options is everything but the dataset and the tokenizer that a corpus depends on.
 type Options struct {
@@ -93,6 +98,20 @@ type State struct {
 	Tokens    int64
 	Rows      int64
 	Done      Ready
+
+	owned *atomic.Int64 // of the elements behind Chunks, those that a state has; the next one is free
+}
+
+// grown is a list of chunks with one more. Those that have the old list still have it: an element behind it is written once,
+// by whoever takes it first, and everybody else makes a copy. A corpus of n chunks is folded in the time of n.
+func grown(list []ChunkBuilt, owned *atomic.Int64, c ChunkBuilt) ([]ChunkBuilt, *atomic.Int64) {
+	n := len(list)
+	if owned == nil || n == cap(list) || !owned.CompareAndSwap(int64(n), int64(n+1)) {
+		list = append(make([]ChunkBuilt, 0, max(8, 2*n)), list...)
+		owned = &atomic.Int64{}
+		owned.Store(int64(n + 1))
+	}
+	return append(list, c), owned
 }
 
 // Evolve folds one event.
@@ -102,7 +121,7 @@ func (s State) Evolve(d event.Data) State {
 		s.Request, s.Building, s.IsReady, s.Failure = e, true, false, nil
 		s.Wanted = max(s.Wanted, e.Sequences)
 	case ChunkBuilt:
-		s.Chunks = append(s.Chunks[:len(s.Chunks):len(s.Chunks)], e)
+		s.Chunks, s.owned = grown(s.Chunks, s.owned, e)
 		s.Sequences += e.Sequences
 		s.Tokens += e.Tokens
 		s.Rows += e.Rows

@@ -61,6 +61,7 @@ type Log interface {
 	ReadAll(ctx context.Context, after int64, limit int) ([]event.Recorded, error)              // positions > after, in order, at most limit
 	Head(ctx context.Context) (position int64, hash [32]byte, err error)                        // the last event; 0 and zeros when empty
 	FindIdempotent(ctx context.Context, key string) (*Idempotency, int64 /* position */, error) // nil when the key is unknown
+	Streams
 }
 
 // Work names one thing that is to be done.

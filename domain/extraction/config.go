@@ -63,7 +63,7 @@ func (c Config) Validate() error {
 		}
 		wrong = append(wrong, problem.Field{Name: name, Detail: fmt.Sprintf("%q is not one of %v", v, choices)})
 	}
-	between("evaluation_samples", c.EvaluationSamples, 1, 1_000_000)
+	between("evaluation_samples", c.EvaluationSamples, 1, MaxSequences)
 	between("top_k_examples", c.TopKExamples, 10, 1_000)
 	if c.BatchSize != 0 {
 		between("batch_size", c.BatchSize, 1, 256)
@@ -75,7 +75,7 @@ func (c Config) Validate() error {
 	}
 	oneOf("mode", c.Mode, "documents", "packed")
 	if c.ContextLength != 0 {
-		between("context_length", c.ContextLength, 16, 8192)
+		between("context_length", c.ContextLength, minContext, maxContext)
 	}
 	oneOf("prepend_bos", c.PrependBOS, "auto", "true", "false")
 	between("skip_first", c.SkipFirst, 0, 8192)

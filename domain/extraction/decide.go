@@ -78,13 +78,18 @@ func (s State) DecidePlan(c Planned) ([]event.Data, error) {
 		return nil, problem.New(problem.Invalid, "invalid_plan", "a plan needs at least one sequence a segment and one a batch")
 	case c.Part.FirstSegment != s.Segments() || c.Part.FirstSequence != sequences:
 		return nil, problem.New(problem.Conflict, "plan_out_of_order", "the next part begins at segment %d and sequence %d, not %d and %d", s.Segments(), sequences, c.Part.FirstSegment, c.Part.FirstSequence)
+	case s.SelfTest == nil:
+		return nil, problem.New(problem.Conflict, "plan_untested", "extraction %s has no self-test: nothing says yet that its SAE belongs where it is to be run", s.Request.ID)
 	case s.CorpusID != "" && s.CorpusID != c.CorpusID:
 		return nil, problem.New(problem.Conflict, "plan_other_corpus", "the extraction is planned on corpus %s, not %s", s.CorpusID, c.CorpusID)
 	case s.CorpusID != "" && s.Profile != c.Profile:
 		return nil, problem.New(problem.Conflict, "plan_other_profile", "the extraction is planned on another compute profile")
 	}
+	if n := s.Segments() + c.Part.Segments(); n > MaxSegments {
+		return nil, problem.New(problem.Invalid, tooMany, "a plan of %d segments is more than the %d that a run may have", n, MaxSegments)
+	}
 	out := []event.Data{c}
-	if next := s.Evolve(c); len(next.Missing()) == 0 {
+	if next := s.Evolve(c); next.Recorded.Len() == next.Segments() {
 		out = append(out, next.completed())
 	}
 	return out, nil
@@ -100,7 +105,7 @@ func (s State) DecideRecord(c SegmentRecorded) ([]event.Data, error) {
 	if err := s.exists(s.Request.ID); err != nil {
 		return nil, err
 	}
-	if old, ok := s.Recorded[c.Index]; ok {
+	if old, ok := s.Recorded.Get(c.Index); ok {
 		if old.ContentSHA256 == c.Artifact.ContentSHA256 {
 			return nil, nil // a redelivery
 		}
@@ -115,7 +120,7 @@ func (s State) DecideRecord(c SegmentRecorded) ([]event.Data, error) {
 		return nil, problem.New(problem.Invalid, "segment_not_in_plan", "segment %d with sequences %d to %d is not in the plan of %d segments", c.Index, c.FirstSequence, c.FirstSequence+c.Sequences-1, s.Segments())
 	}
 	out := []event.Data{c}
-	if next := s.Evolve(c); len(next.Recorded) == next.Segments() {
+	if next := s.Evolve(c); next.Recorded.Len() == next.Segments() {
 		out = append(out, next.completed())
 	}
 	return out, nil
@@ -132,7 +137,7 @@ func (s State) DecideCancel(reason string) ([]event.Data, error) {
 	if !s.Status.Active() {
 		return nil, s.wrongStatus("cancelled")
 	}
-	return []event.Data{Cancelled{Segments: len(s.Recorded), Reason: reason}}, nil
+	return []event.Data{Cancelled{Segments: s.Recorded.Len(), Reason: reason}}, nil
 }
 
 // DecideFail records that the extraction cannot go on.
@@ -171,8 +176,9 @@ func (s State) DecideExtend(evaluationSamples int, saeID string) ([]event.Data, 
 	if s.Status != StatusCompleted {
 		return nil, s.wrongStatus("extended")
 	}
-	if evaluationSamples <= s.Wanted || evaluationSamples > 1_000_000 {
-		return nil, problem.InvalidFields("invalid_request", problem.Field{Name: "evaluation_samples", Detail: fmt.Sprintf("%d is not above the %d that were asked for before, and at most 1000000", evaluationSamples, s.Wanted)})
+	if evaluationSamples <= s.Wanted || evaluationSamples > MaxSequences {
+		return nil, problem.InvalidFields("invalid_request", problem.Field{Name: "evaluation_samples", Detail: fmt.Sprintf(
+			"%d is not above the %d that were asked for before, and at most %d", evaluationSamples, s.Wanted, MaxSequences)})
 	}
 	return []event.Data{Extended{
 		SourceKey: s.Request.Source.Key(), SAEID: saeID, ModelID: s.Request.ModelID, DatasetID: s.Request.DatasetID,

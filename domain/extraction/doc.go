@@ -4,6 +4,7 @@
 //
 // It promises that a segment is recorded once and never changes, that the last segment completes the
 // extraction in the same append, and that nothing follows a terminal event but resume, extend and
-// delete. Decide and Evolve are pure: no clock, no randomness, no I/O. It knows no leases and no
-// fences: those are the log's.
+// delete. A run has at most MaxSegments segments, and is carried in time and memory in proportion to
+// them. Decide and Evolve are pure: no clock, no randomness, no I/O. It knows no leases and no fences:
+// those are the log's.
 package extraction

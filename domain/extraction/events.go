@@ -192,12 +192,6 @@ type Cancelled struct {
 	Reason   string `json:"reason,omitempty"`
 }
 
-// Run is the segments From … To − 1.
-type Run struct {
-	From int `json:"from"`
-	To   int `json:"to"`
-}
-
 // Resumed says that it goes on with the missing segments, or with the plan where there is none.
 type Resumed struct {
 	SourceKey string         `json:"source_key"`
@@ -205,7 +199,7 @@ type Resumed struct {
 	ModelID   string         `json:"model_id"`
 	DatasetID string         `json:"dataset_id"`
 	Plan      bool           `json:"plan"` // there is no plan yet, or an extension waits for its part
-	Missing   []Run          `json:"missing"`
+	Missing   Runs           `json:"missing"`
 	Profile   ComputeProfile `json:"compute_profile"`
 }
 

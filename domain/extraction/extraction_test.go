@@ -74,7 +74,9 @@ func TestTheFirstResultOfASegmentStands(t *testing.T) {
 	var mismatch *extraction.SegmentMismatchError
 	require.ErrorAs(t, err, &mismatch)
 	require.Equal(t, extraction.SegmentMismatched{Index: 0, Recorded: "a", Offered: "other"}, events[0])
-	require.Equal(t, "a", s.Evolve(events[0]).Recorded[0].ContentSHA256)
+	kept, ok := s.Evolve(events[0]).Recorded.Get(0)
+	require.True(t, ok)
+	require.Equal(t, "a", kept.ContentSHA256)
 }
 
 func TestAnSAEThatDoesNotFitFailsUnlessForced(t *testing.T) {
@@ -162,8 +164,8 @@ func TestAnyHistoryKeepsThePromises(t *testing.T) {
 				}
 				s = s.Evolve(e)
 				if _, ok := e.(extraction.Completed); ok {
-					if len(s.Recorded) != s.Segments() {
-						t.Fatalf("completed with %d of %d segments", len(s.Recorded), s.Segments())
+					if s.Recorded.Len() != s.Segments() {
+						t.Fatalf("completed with %d of %d segments", s.Recorded.Len(), s.Segments())
 					}
 				}
 				before = extraction.Absent // events of one decision belong together
@@ -187,7 +189,7 @@ func TestAnyHistoryKeepsThePromises(t *testing.T) {
 				apply(s.DecideRecord(record(s, rapid.IntRange(0, 8).Draw(t, "index"), fmt.Sprint(rapid.IntRange(0, 2).Draw(t, "content")))))
 			},
 			"": func(t *rapid.T) {
-				for i, a := range s.Recorded {
+				for i, a := range s.Recorded.All() {
 					if recorded[i] != a.ContentSHA256 {
 						t.Fatalf("segment %d changed", i)
 					}
@@ -196,8 +198,8 @@ func TestAnyHistoryKeepsThePromises(t *testing.T) {
 				for _, r := range s.Missing() {
 					missing += r.To - r.From
 				}
-				if missing+len(s.Recorded) != s.Segments() {
-					t.Fatalf("%d missing and %d recorded of %d", missing, len(s.Recorded), s.Segments())
+				if missing+s.Recorded.Len() != s.Segments() {
+					t.Fatalf("%d missing and %d recorded of %d", missing, s.Recorded.Len(), s.Segments())
 				}
 				covered := 0
 				for i := range s.Segments() {

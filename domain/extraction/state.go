@@ -1,7 +1,6 @@
 package extraction
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/featuremill/featuremill/domain/event"
@@ -41,11 +40,17 @@ type State struct {
 	Parts     []Part
 	Wanted    int // evaluation_samples, as extended
 	NeedsPlan bool
-	Recorded  map[int]Artifact
+	Recorded  Recorded
 	Tokens    int64
 	Postings  int64
 	Failure   *Failed
 }
+
+// Bytes is about what the state takes in memory.
+func (s State) Bytes() int { return 4<<10 + bytesPerSegment*s.Recorded.Len() }
+
+// bytesPerSegment is an artifact with its two digests as text.
+const bytesPerSegment = 256
 
 // Segments is the number of planned segments.
 func (s State) Segments() int {
@@ -79,15 +84,15 @@ func (s State) Range(index int) (first, count int, ok bool) {
 // Missing returns the planned segments that are not recorded, as runs in order.
 func (s State) Missing() []Run {
 	var out []Run
-	for i := range s.Segments() {
-		if _, ok := s.Recorded[i]; ok {
-			continue
+	next := 0
+	for i := range s.Recorded.All() {
+		if i > next {
+			out = append(out, Run{From: next, To: i})
 		}
-		if n := len(out); n > 0 && out[n-1].To == i {
-			out[n-1].To++
-		} else {
-			out = append(out, Run{From: i, To: i + 1})
-		}
+		next = i + 1
+	}
+	if n := s.Segments(); n > next {
+		out = append(out, Run{From: next, To: n})
 	}
 	return out
 }
@@ -104,12 +109,7 @@ func (s State) Evolve(d event.Data) State {
 		s.Parts = append(slices.Clip(s.Parts), e.Part)
 		s.Status, s.NeedsPlan = Extracting, false
 	case SegmentRecorded:
-		recorded := maps.Clone(s.Recorded)
-		if recorded == nil {
-			recorded = map[int]Artifact{}
-		}
-		recorded[e.Index] = e.Artifact
-		s.Recorded = recorded
+		s.Recorded = s.Recorded.With(e.Index, e.Artifact)
 		s.Tokens += e.Tokens
 		s.Postings += e.Artifact.Postings
 	case Completed:

@@ -73,7 +73,7 @@ func Registry() (*event.Registry, error) {
 		event.Register[extraction.Completed](r, 1, nil),
 		event.Register[extraction.Failed](r, 1, nil),
 		event.Register[extraction.Cancelled](r, 1, nil),
-		event.Register[extraction.Resumed](r, 1, nil),
+		event.Register[extraction.Resumed](r, 2, map[int]event.Upcast{1: extraction.ResumedFrom1}),
 		event.Register[extraction.Extended](r, 1, nil),
 		event.Register[extraction.Deleted](r, 1, nil),
 		event.Register[generation.FoldRequested](r, 1, nil),

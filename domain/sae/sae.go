@@ -278,6 +278,17 @@ func (f Facts) Extractable(id string) error {
 	return nil
 }
 
+// ExpectedL0 is the number of active latents a token that is known before anything is measured; 0 where none is.
+func (f Facts) ExpectedL0() float64 {
+	switch {
+	case f.K > 0:
+		return float64(f.K)
+	case f.PublishedL0 != nil:
+		return *f.PublishedL0
+	}
+	return 0
+}
+
 // NotFound says that there is no such SAE.
 func NotFound(id string) error {
 	return problem.New(problem.NotFound, "sae_not_found", "there is no SAE %s", id)

@@ -85,7 +85,7 @@ func jobRow(row projectiontest.Row, s extraction.State) projectiontest.Row {
 	sequences, tokens := s.Planned()
 	var recorded int
 	var bytes int64
-	for i, a := range s.Recorded {
+	for i, a := range s.Recorded.All() {
 		_, n, _ := s.Range(i)
 		recorded += n
 		bytes += a.Bytes
@@ -94,7 +94,7 @@ func jobRow(row projectiontest.Row, s extraction.State) projectiontest.Row {
 		"source_key": r.Source.Key(), "model_id": r.ModelID, "dataset_id": r.DatasetID, "hook": r.Hook, "layer_index": r.Layer, "latents": r.Latents, "mask": r.Mask,
 		"status": s.Status, "config": r.Config, "evaluation_samples": s.Wanted, "needs_plan": s.NeedsPlan, "self_test_forced": s.SelfTest != nil && s.SelfTest.Forced,
 		"plan": append([]extraction.Part{}, s.Parts...), "segments_planned": s.Segments(), "sequences_planned": sequences, "tokens_planned": tokens,
-		"segments_recorded": len(s.Recorded), "sequences_recorded": recorded, "tokens": s.Tokens, "postings": s.Postings, "artifact_bytes": bytes,
+		"segments_recorded": s.Recorded.Len(), "sequences_recorded": recorded, "tokens": s.Tokens, "postings": s.Postings, "artifact_bytes": bytes,
 	} {
 		row[column] = v
 	}
@@ -183,7 +183,7 @@ func (h *histories) step() {
 		other := segment(n)
 		other.Artifact.ContentSHA256 = "another " + text
 		data, err := h.state.DecideRecord(other)
-		if _, ok := h.state.Recorded[n]; ok {
+		if _, ok := h.state.Recorded.Get(n); ok {
 			err = nil // the alarm is recorded beside the refusal
 		}
 		h.decided(data, err)

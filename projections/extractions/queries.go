@@ -47,13 +47,18 @@ const parked = `(select format('event %s (%s) could not be applied to the tables
 	from projections.parked p join projections.active_versions a on a.projection = p.projection and a.version = p.version
 	where p.projection = 'extractions' and not p.rebuild and p.stream = 'extraction-' || j.id and p.error <> '' order by p.position limit 1)`
 
-const selectExtraction = `select j.id, j.training_id, j.external_sae_id, j.sae_path, j.model_id, j.dataset_id,
+// selectExtraction is the beginning of a query for rows of Extraction, and of more columns.
+func selectExtraction(more ...string) string {
+	return `select ` + strings.Join(append([]string{columns}, more...), `, `) + from
+}
+
+const columns = `j.id, j.training_id, j.external_sae_id, j.sae_path, j.model_id, j.dataset_id,
 	coalesce(s.name, t.name) as sae_name, m.name as model_name, d.name as dataset_name, j.hook, j.layer_index, j.latents, j.mask, ` + shown + ` as status,
 	j.config, j.evaluation_samples, j.needs_plan, j.self_test, j.self_test_forced, j.corpus_id, j.batch_size, j.compute_profile, j.plan,
 	j.segments_planned, j.sequences_planned, j.tokens_planned, j.segments_recorded, j.sequences_recorded, j.tokens, j.postings, j.artifact_bytes,
 	j.compute_seconds, j.mismatches, j.error_code, coalesce(j.error_message, f.fold_error, ` + parked + `) as error_message, j.error_segment, j.error_resumable, j.cancel_reason, j.batch_id, j.batch_position, j.batch_total,
 	j.terminal_version, j.stream_version, j.created_at, j.updated_at, j.started_at, j.completed_at, j.deleted_at,
-	f.folded_version, f.generation, f.features, f.fold_error, f.statistics, f.folded_at` + from
+	f.folded_version, f.generation, f.features, f.fold_error, f.statistics, f.folded_at`
 
 // Listing says what a list shows. Zero values mean the defaults: the newest 50 of all that is not deleted.
 type Listing struct {
@@ -117,7 +122,7 @@ func (q *Queries) List(ctx context.Context, l Listing) (Page, error) {
 	if err != nil {
 		return out, err
 	}
-	rows, err := q.pool.Query(ctx, selectExtraction+where+` order by j.created_at desc, j.id desc limit $3 offset $4`, asked, key, limit, l.Offset)
+	rows, err := q.pool.Query(ctx, selectExtraction()+where+` order by j.created_at desc, j.id desc limit $3 offset $4`, asked, key, limit, l.Offset)
 	if err != nil {
 		return out, err
 	}
@@ -135,7 +140,7 @@ func (q *Queries) Get(ctx context.Context, id string) (Extraction, error) {
 }
 
 func (q *Queries) get(ctx context.Context, where string, args ...any) (Extraction, error) {
-	rows, err := q.pool.Query(ctx, selectExtraction+where, args...)
+	rows, err := q.pool.Query(ctx, selectExtraction()+where, args...)
 	if err != nil {
 		return Extraction{}, err
 	}

@@ -279,7 +279,7 @@ func TestProgressAddsWhatWorkersSayToWhatIsRecorded(t *testing.T) {
 	b.record(t, stream, extraction.SelfTested{SelfTest: selfTest()}, part(extraction.State{}, 4))
 	p = progress()
 	require.Equal(t, "waiting for a worker: "+profile().Requirement(), p.Waiting)
-	require.Len(t, p.Open, 4)
+	require.Equal(t, []extractions.Work{{Kind: facts.SegmentWork, Requirement: profile().Requirement()}}, p.Open, "of the four, the next one to be taken")
 
 	first, second := b.claim(t, "w1", facts.SegmentWork), b.claim(t, "w2", facts.SegmentWork)
 	b.tell(t, first, `{"stage":"extracting","tokens_done":640,"tokens_total":1280,"tokens_per_second":100,"current_batch":1,"total_batches":2}`)
@@ -293,6 +293,7 @@ func TestProgressAddsWhatWorkersSayToWhatIsRecorded(t *testing.T) {
 	require.Equal(t, 0, *p.Segment)
 	require.Equal(t, []int{1, 2}, []int{p.Batch, p.Batches})
 	require.Equal(t, "extracting", p.Stage)
+	require.Len(t, p.Open, 2, "what somebody works on")
 
 	b.record(t, stream, segment(0))
 	b.tell(t, second, `"another program's"`)

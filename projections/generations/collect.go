@@ -10,6 +10,9 @@ import (
 
 const seedCollect = 10
 
+// finish ends a detach that was begun.
+const finish = "finalize" //nolint:misspell // SQL
+
 // Retire notes that extractions are deleted: they show nothing any more, and what they showed is collected.
 func (s *Store) Retire(ctx context.Context, extractionIDs []string) error {
 	return s.in(ctx, func(tx pgx.Tx) error {
@@ -90,7 +93,7 @@ func (s *Store) drop(ctx context.Context, conn *pgx.Conn, generation int64) erro
 		detach := ""
 		switch {
 		case pending != nil && *pending: // somebody died while it waited for readers
-			detach = "finalize"
+			detach = finish
 		case pending != nil:
 			detach = "concurrently"
 		}
@@ -115,7 +118,7 @@ func (s *Store) finishOthers(ctx context.Context, conn *pgx.Conn, parent, but st
 		return err
 	}
 	for _, table := range begun {
-		if _, err := conn.Exec(ctx, fmt.Sprintf("alter table %s detach partition %s finalize", parent, table)); err != nil {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("alter table %s detach partition %s %s", parent, table, finish)); err != nil {
 			return err
 		}
 	}

@@ -104,8 +104,8 @@ func (s *Store) load(ctx context.Context, of Source, in fold.Input, generation i
 	for _, s := range streams {
 		err = errors.Join(err, s.close(err))
 	}
-	if loadErr := loads.Wait(); loadErr != nil && (err == nil || errors.Is(err, io.ErrClosedPipe)) {
-		return summary, loadErr // what broke the pipe says more than the broken pipe
+	if loadErr := loads.Wait(); loadErr != nil && (err == nil || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, context.Canceled)) {
+		return summary, loadErr // what broke a pipe says more than the broken pipe, or than who was called off for it
 	}
 	return summary, err
 }

@@ -18,6 +18,7 @@ create index work_free on work (kind, requirement, opened) where owner is null;
 create index work_free_of on work (subject, opened) where owner is null;
 create index work_held on work (kind, subject, index) where owner is not null;
 create index work_tried on work (opened) where owner is null and attempts > 0;
+create index work_put_off on work (subject) where causes <> '[]';
 
 -- add_cause keeps the last twenty.
 -- +goose StatementBegin
@@ -251,7 +252,7 @@ on conflict do nothing;
 -- +goose Down
 delete from work where kind = 'fold';
 drop function claim_work, take_work, free_lost, attends, add_cause;
-drop index work_free, work_free_of, work_held, work_tried, work_subject;
+drop index work_free, work_free_of, work_held, work_tried, work_put_off, work_subject;
 create index work_subject on work (subject);
 alter table work drop column not_before, drop column attended, drop column pauses, drop column failures, drop column causes;
 

@@ -1001,7 +1001,7 @@ type BatchExtractionRequest struct {
 	DBCommitBatch *int                         `json:"db_commit_batch,omitempty"`
 	Dtype         *BatchExtractionRequestDtype `json:"dtype,omitempty"`
 
-	// EvaluationSamples Sequences; fewer in the dataset is no error
+	// EvaluationSamples Sequences; fewer in the dataset is no error. A run has at most 65,536 segments of up to 32,768 tokens and 8,388,608 activations: where that is less, the refusal too_many_segments has max_evaluation_samples
 	EvaluationSamples   *int                        `json:"evaluation_samples,omitempty"`
 	ExamplesPerInterval *int                        `json:"examples_per_interval,omitempty"`
 	ExcludeTokenIds     *[]int                      `json:"exclude_token_ids,omitempty"`
@@ -1391,7 +1391,7 @@ type ExampleKind string
 
 // ExtendRequest defines model for ExtendRequest.
 type ExtendRequest struct {
-	// EvaluationSamples In all; above what was asked for before
+	// EvaluationSamples In all; above what was asked for before. What has no room in 65,536 segments is refused as at the start
 	EvaluationSamples int `json:"evaluation_samples"`
 }
 
@@ -1533,7 +1533,7 @@ type ExtractionConfigRequest struct {
 	DBCommitBatch *int                          `json:"db_commit_batch,omitempty"`
 	Dtype         *ExtractionConfigRequestDtype `json:"dtype,omitempty"`
 
-	// EvaluationSamples Sequences; fewer in the dataset is no error
+	// EvaluationSamples Sequences; fewer in the dataset is no error. A run has at most 65,536 segments of up to 32,768 tokens and 8,388,608 activations: where that is less, the refusal too_many_segments has max_evaluation_samples
 	EvaluationSamples   *int                         `json:"evaluation_samples,omitempty"`
 	ExamplesPerInterval *int                         `json:"examples_per_interval,omitempty"`
 	ExcludeTokenIds     *[]int                       `json:"exclude_token_ids,omitempty"`

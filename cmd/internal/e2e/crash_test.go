@@ -185,7 +185,7 @@ func TestAnExtractorThatIsToldToStopGivesItsLeaseBack(t *testing.T) {
 	work, err := s.openSegments(id)
 	require.NoError(t, err)
 	state, _, _ := s.load(id)
-	require.Len(t, work, state.Segments()-len(state.Recorded))
+	require.Len(t, work, state.Segments()-state.Recorded.Len())
 	for _, w := range work {
 		require.Empty(t, w.Owner, "%s", w.Work)
 		require.Zero(t, w.Attempts, "%s", w.Work)
@@ -230,7 +230,8 @@ func TestWorkThatKillsThreeWorkersFailsAndCanBeResumed(t *testing.T) {
 	failed := s.awaitStatus(id, extraction.StatusFailed)
 	require.Equal(t, "worker_lost", failed.Failure.Code)
 	require.NotNil(t, failed.Failure.Segment)
-	require.NotContains(t, failed.Recorded, *failed.Failure.Segment)
+	_, done := failed.Recorded.Get(*failed.Failure.Segment)
+	require.False(t, done)
 	require.True(t, failed.Failure.Resumable)
 	s.awaitFolded(id)
 	s.requireWhole()
@@ -250,12 +251,12 @@ func TestACancelledExtractionKeepsWhatWasComputedAndCanBeResumed(t *testing.T) {
 	s.await("the fourth segment", func() bool {
 		work, err := s.openSegments(id)
 		state, _, ok := s.load(id)
-		return err == nil && ok && len(state.Recorded) == 3 && len(work) > 0 && work[0].Owner != ""
+		return err == nil && ok && state.Recorded.Len() == 3 && len(work) > 0 && work[0].Owner != ""
 	})
 	_, err := s.commands.CancelExtraction(t.Context(), call(), id, "enough")
 	require.NoError(t, err)
 	cancelled := s.awaitStatus(id, extraction.StatusCancelled)
-	require.Len(t, cancelled.Recorded, 3)
+	require.Equal(t, 3, cancelled.Recorded.Len())
 
 	other := s.begin(config()) // the source is free at once
 	_, err = s.commands.CancelExtraction(t.Context(), call(), other, "only a try")

@@ -45,7 +45,8 @@ func (s *stack) result(id string) result {
 	require.True(s.t, ok)
 	var r result
 	for i := range state.Segments() {
-		r.Contents = append(r.Contents, state.Recorded[i].ContentSHA256)
+		artifact, _ := state.Recorded.Get(i)
+		r.Contents = append(r.Contents, artifact.ContentSHA256)
 	}
 	var generation int64
 	var corpus, statistics string

@@ -89,7 +89,9 @@ func TestTheActivationsAreThoseOfPython(t *testing.T) {
 	}
 	got := activations{}
 	for index := range state.Segments() {
-		blob, err := s.store.Open(t.Context(), worker.ArtifactKey(id, index, state.Recorded[index].FileSHA256))
+		artifact, ok := state.Recorded.Get(index)
+		require.True(t, ok)
+		blob, err := s.store.Open(t.Context(), worker.ArtifactKey(id, index, artifact.FileSHA256))
 		require.NoError(t, err)
 		file, err := postings.Open(blob, blob.Size())
 		require.NoError(t, err)

@@ -58,6 +58,7 @@ type stack struct {
 type options struct {
 	ownServer bool // PostgreSQL is to be killed
 	objects   bool // the store is one of objects, whatever the others have
+	before    func(state string)
 	texts     string
 }
 
@@ -65,6 +66,9 @@ func newStack(t testing.TB, o options) *stack {
 	t.Helper()
 	programs(t)
 	s := &stack{t: t, state: t.TempDir()}
+	if o.before != nil {
+		o.before(s.state)
+	}
 	if o.ownServer {
 		s.server = pgtest.NewServer(t)
 		s.dsn = s.server.DSN()
@@ -185,7 +189,7 @@ func (s *stack) awaitSegments(id string, n int) {
 	s.await("a recorded segment", func() bool {
 		state, _, ok := s.load(id)
 		require.False(s.t, ok && state.Status == extraction.StatusFailed, "it failed: %v", state.Failure)
-		return ok && len(state.Recorded) >= n
+		return ok && state.Recorded.Len() >= n
 	})
 }
 

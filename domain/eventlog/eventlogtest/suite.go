@@ -203,6 +203,25 @@ func pages(b *bench) {
 	b.equal(2, len(tail))
 	b.equal(int64(4), tail[0].Version)
 	b.equal(int64(8), tail[0].Position)
+	part, err := b.log.ReadPage(b.Context(), "b", 1, 2)
+	b.ok(err)
+	b.equal(2, len(part))
+	b.equal([]int64{2, 3}, []int64{part[0].Version, part[1].Version})
+	part, err = b.log.ReadPage(b.Context(), "b", 3, 10)
+	b.ok(err)
+	b.equal(tail, part)
+	at := func(stream string, m eventlog.Moment) int64 {
+		version, err := b.log.VersionAt(b.Context(), stream, m)
+		b.ok(err)
+		return version
+	}
+	b.equal(int64(5), at("b", eventlog.Moment{}))
+	b.equal(int64(4), at("b", eventlog.Moment{Position: 8}))
+	b.equal(int64(3), at("b", eventlog.Moment{Position: 7}))
+	b.equal(int64(5), at("b", eventlog.Moment{Position: 1 << 40}))
+	b.equal(int64(5), at("b", eventlog.Moment{Time: tail[1].RecordedAt}))
+	b.equal(int64(0), at("b", eventlog.Moment{Time: tail[1].RecordedAt.Add(-time.Hour)}))
+	b.equal(int64(0), at("nothing", eventlog.Moment{}))
 }
 
 func malformed(b *bench) {
