@@ -167,7 +167,8 @@ def main():
     try:
         model = server.imported("/models/import", {"path": o.model})
         dataset = server.imported("/datasets/import", {"path": o.dataset})
-        saes = [server.imported("/saes/import/file", {"file_path": str(s), "name": s.name, "model_id": model}) for s in (o.sae, o.folder / f"wide-{LATENTS}", o.folder / f"wide-{WIDE}")]
+        paths = (o.sae, o.folder / f"wide-{LATENTS}", o.folder / f"wide-{WIDE}")
+        saes = [server.imported("/saes/import/file", {"file_path": str(s), "name": s.name, "model_id": model}) for s in paths]
         for sae in saes:
             server.tested(sae)
         server.extract(saes[0], dataset)
@@ -179,7 +180,8 @@ def main():
     for name, at in ((f"{LATENTS} latents", cold), ("the same again", again), (f"{WIDE} latents", wide)):
         t = at["report"]
         of = f"reused from {t['reused_from']}" if t.get("reused_from") else f"FVU {t['fvu']:.4f} on {t['tokens']} tokens"
-        print(f"  {name:16} loaded {at.get('loading', 0):6.2f}   tested {at['tested']:6.2f}   extracted {at['extracted']:6.2f}   in tables {at['tables']:6.2f}   ({of})")
+        stages = "   ".join(f"{stage} {at.get(stage, 0):6.2f}" for stage in ("loading", "tested", "extracted", "tables"))
+        print(f"  {name:16} {stages}   ({of})")
     missed = []
 
     def held(what, value, limit, unit):
@@ -192,8 +194,11 @@ def main():
         print("no ratios: this Python lacks torch, transformers, gguf or safetensors")
     else:
         print(f"the PyTorch script: {seconds[0]:.1f} s as it comes, {seconds[1]:.1f} s with the switch")
-        for what, value, limit in ((f"self-test, {LATENTS} latents ÷ script", cold["tested"] - cold.get("loading", 0), "self-test"),
-                                   (f"self-test, {WIDE} latents ÷ script", wide["tested"] - wide.get("loading", 0), "wide self-test"), ("whole job ÷ script", cold["tables"], "whole")):
+        for what, value, limit in (
+            (f"self-test, {LATENTS} latents ÷ script", cold["tested"] - cold.get("loading", 0), "self-test"),
+            (f"self-test, {WIDE} latents ÷ script", wide["tested"] - wide.get("loading", 0), "wide self-test"),
+            ("whole job ÷ script", cold["tables"], "whole"),
+        ):
             held(what, value / seconds[1], LIMITS[limit], "")
     shutil.rmtree(folder)
     sys.exit(1 if missed else 0)
