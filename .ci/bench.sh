@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The benchmarks that README quotes. Each section prints what it measured beside what it is held against.
 #
-#   .ci/bench.sh [log] [work] [relay] [fold] [features] [loading] [extractor]      none: all of them
+#   .ci/bench.sh [log] [work] [relay] [fold] [features] [loading] [extractor] [job]      none: all of them
 #
-# log and extractor compare two programs in turns, in one run; the others are held against a limit, so they
+# log, extractor and job compare two programs in one run; the others are held against a limit, so they
 # want a quiet machine, and also say how much CPU time was used. PostgreSQL syncs to the disk everywhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -70,14 +70,17 @@ loading() (
 
 extractor() (with_libtorch adapters/torch/bench/bench.sh)
 
+# A whole extraction on a warm server: the self-test, its repetition, and all of it until the tables are there.
+job() (with_libtorch adapters/torch/bench/bench.sh job)
+
 sections=("$@")
-[ $# -gt 0 ] || sections=(log work relay fold features loading extractor)
+[ $# -gt 0 ] || sections=(log work relay fold features loading extractor job)
 missed=()
 for section in "${sections[@]}"; do
 	case $section in
-	log | work | relay | fold | features | loading | extractor) ;;
+	log | work | relay | fold | features | loading | extractor | job) ;;
 	*)
-		echo "bench.sh: no section $section; there are log, work, relay, fold, features, loading, extractor" >&2
+		echo "bench.sh: no section $section; there are log, work, relay, fold, features, loading, extractor, job" >&2
 		exit 2
 		;;
 	esac

@@ -24,10 +24,11 @@ type Dropped struct {
 	Tokens    int64 // rests that were too short
 }
 
-// batchRows is how many rows are in memory as text at once; firstRows is the same for a sample.
+// batchRows is how many rows are in memory as text at once; a sample begins with firstRows, since one long row may do, and
+// takes twice as many every time.
 const (
 	batchRows = 128
-	firstRows = 8
+	firstRows = 1
 )
 
 // Build makes chunk number index of a corpus: rows index × ChunkRows … of the seeded order, each tokenised as a
@@ -62,7 +63,7 @@ func First(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, tok
 	return c.chunk.Sequences, nil
 }
 
-// cut reads a chunk's rows, some at once, until enough tokens stand in sequences.
+// cut reads a chunk's rows, atOnce and then twice as many up to batchRows, until enough tokens stand in sequences.
 func cut(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, index, atOnce int, enough int64) (*cutter, error) {
 	o, err := o.resolved()
 	if err != nil {
@@ -87,7 +88,7 @@ func cut(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, index
 	c := &cutter{options: o, chunk: &Chunk{Index: index}}
 	order := newPermutation(uint64(d.Rows()), o.Seed)
 	next, last := int64(index)*ChunkRows, min(int64(index+1)*ChunkRows, d.Rows())
-	rows := make([]int64, 0, atOnce)
+	rows := make([]int64, 0, batchRows)
 	for next < last && c.chunk.Tokens < enough {
 		rows = rows[:0]
 		for ; next < last && len(rows) < atOnce; next++ {
@@ -100,6 +101,7 @@ func cut(ctx context.Context, d *Dataset, tok corpus.Tokenizer, o Options, index
 		for i, e := range encoded {
 			c.row(rows[i], e)
 		}
+		atOnce = min(2*atOnce, batchRows)
 	}
 	return c, nil
 }

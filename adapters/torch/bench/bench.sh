@@ -2,7 +2,9 @@
 # Times the extractor's inner loop against a one-pass PyTorch script (bench.py), in turns on the same
 # tokens, and prints tokens/s, ratios, the share of time outside libtorch, and peak memory.
 #
-#   adapters/torch/bench/bench.sh [topk|jumprelu …]      PERCENT=25 for a quarter of the tokens
+#   adapters/torch/bench/bench.sh [topk|jumprelu|job …]      PERCENT=25 for a quarter of the tokens
+#
+# job is a whole extraction on a server of its own (job.py), with bin/featuremill and bin/extractor.
 #
 # Needs: the flags of libtorch.sh env in the environment (make bench sets them), gcc, SmolLM2's GGUF
 # (FEATUREMILL_TEST_SMOLLM2, else the cache), and Python with torch 2.7.1, transformers 4.56.2, gguf and
@@ -21,6 +23,11 @@ mkdir -p "$work"
 echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | gcc -shared -fPIC -x c - -o "$work/switch.so"
 (cd "$here" && go build -o "$work/bench" .)
 for architecture in "${@:-topk}"; do
+	if [ "$architecture" = job ]; then
+		PYTHONDONTWRITEBYTECODE=1 "$python" "$here/job.py" --program "$here/../../../bin/featuremill" --model "$model" --folder "$work" --switch "$work/switch.so" \
+			--dataset "$cache/datasets/sotu/sotu.jsonl" --sae "$here/../../../cmd/featuremill/demo/sae"
+		continue
+	fi
 	PYTHONDONTWRITEBYTECODE=1 "$python" "$here/bench.py" --model "$model" --folder "$work" --architecture "$architecture" \
 		--bench "$work/bench" --switch "$work/switch.so" --percent "${PERCENT:-100}" ${THREADS:+--threads "$THREADS"} ${BATCH:+--batch "$BATCH"}
 done
