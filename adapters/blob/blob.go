@@ -64,6 +64,15 @@ const Young = 12 * time.Hour
 // Kept reports whether a blob of this size is there and stays there until what names it is recorded. Where it is not, it
 // has to be put again.
 func Kept(ctx context.Context, s Store, key string, size int64) (bool, error) {
+	return look(ctx, s, key, func(b Blob) bool { return b.Size() == size && time.Since(b.Modified()) < Young })
+}
+
+// Has reports whether a blob of this size is there.
+func Has(ctx context.Context, s Store, key string, size int64) (bool, error) {
+	return look(ctx, s, key, func(b Blob) bool { return b.Size() == size })
+}
+
+func look(ctx context.Context, s Store, key string, is func(Blob) bool) (bool, error) {
 	b, err := s.Open(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -71,8 +80,7 @@ func Kept(ctx context.Context, s Store, key string, size int64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	kept := b.Size() == size && time.Since(b.Modified()) < Young
-	return kept, b.Close()
+	return is(b), b.Close()
 }
 
 // ErrUnavailable is wrapped by what may pass when it is tried again: a store that does not answer, or not now.

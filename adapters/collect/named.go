@@ -33,13 +33,14 @@ type thing struct {
 }
 
 type corpusFiles struct {
-	dataset    string // stream
+	dataset    string // the digest of its files
 	chunks     map[int]string
 	vocabulary string
 }
 
 type run struct {
 	uses      []string // streams
+	dataset   string   // stream
 	corpus    string
 	artifacts map[int]string // digests of files, by segment
 }
@@ -101,13 +102,13 @@ func (n *Named) apply(rec event.Recorded, registry *event.Registry) error {
 		if n.corpora[id] == nil {
 			n.corpora[id] = &corpusFiles{chunks: map[int]string{}}
 		}
-		n.corpora[id].dataset = dataset.Stream(e.DatasetID)
+		n.corpora[id].dataset = e.DatasetDigest
 	case corpus.ChunkBuilt:
 		n.corpora[id].chunks[e.Chunk] = e.SHA256
 	case corpus.Ready:
 		n.corpora[id].vocabulary = e.VocabularySHA256
 	case extraction.Requested:
-		r := &run{artifacts: map[int]string{}, uses: []string{model.Stream(e.ModelID), dataset.Stream(e.DatasetID)}}
+		r := &run{artifacts: map[int]string{}, dataset: dataset.Stream(e.DatasetID), uses: []string{model.Stream(e.ModelID), dataset.Stream(e.DatasetID)}}
 		if s := e.Source.SAEID(); s != "" {
 			r.uses = append(r.uses, sae.Stream(s))
 		} else {
@@ -140,6 +141,7 @@ func (n *Named) Keys(artifact ArtifactKey) map[string]string {
 	}
 	used := map[string]bool{}
 	shown := map[string]bool{} // corpora that a run needs
+	texts := map[string]bool{} // digests of datasets whose corpora a run needs, or may soon need
 	for id, r := range n.runs {
 		for segment, digest := range r.artifacts {
 			keys[artifact(id, segment, digest)] = "segment " + fmt.Sprint(segment) + " of " + id
@@ -148,10 +150,16 @@ func (n *Named) Keys(artifact ArtifactKey) map[string]string {
 			used[stream] = true
 		}
 		shown[r.corpus] = true
+		if t := n.things[r.dataset]; r.corpus == "" && t != nil {
+			texts[t.sets[0].Digest()] = true
+		}
 	}
 	for stream, t := range n.things {
 		if t.deleted && !used[stream] {
 			continue
+		}
+		if !t.deleted && strings.HasPrefix(stream, dataset.Stream("")) {
+			texts[t.sets[0].Digest()] = true
 		}
 		for _, set := range t.sets {
 			for _, f := range set {
@@ -163,7 +171,7 @@ func (n *Named) Keys(artifact ArtifactKey) map[string]string {
 		}
 	}
 	for id, c := range n.corpora {
-		if of := n.things[c.dataset]; !shown[id] && (of == nil || of.deleted) {
+		if !shown[id] && !texts[c.dataset] { // another dataset may have the same bytes, and then it has this corpus
 			continue
 		}
 		for _, digest := range c.chunks {

@@ -180,38 +180,45 @@ func (c *appendCall) add(r event.Recorded) {
 // manyRows is how many work rows an append opens that takes longer than others may: a row takes some 30 µs.
 const manyRows = 4096
 
+// answer is what append_events returns.
+type answer struct {
+	first          int64
+	at             *time.Time
+	previous, last []byte
+	replayed       bool
+}
+
+// collect reads on to the end of the statement: alone in its transaction, it is committed only then.
+func collect(rows pgx.Rows, err error) (answer, error) {
+	if err != nil {
+		return answer{}, err
+	}
+	return pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (a answer, err error) {
+		err = row.Scan(pgtype.CompositeFields{&a.first, &a.at, &a.previous, &a.last, &a.replayed})
+		return a, err
+	})
+}
+
 // call is one attempt.
 func (l *Log) call(ctx context.Context, c *appendCall) (eventlog.Appended, error) {
 	args := []any{c.streams, c.expected, c.written, c.ids, c.ofStream, c.versions, c.types, c.schemas, c.datas, c.metadatas, c.side}
-	var rows pgx.Rows
+	var got answer
 	var err error
 	if c.opens < manyRows {
-		rows, err = l.pool.Query(ctx, appendSQL, args...)
+		got, err = collect(l.pool.Query(ctx, appendSQL, args...))
 	} else {
-		// Both statements are sent at once, and are one transaction.
+		// Both statements are sent at once, and are one transaction. Close reads on to its commit, and says whether there was one.
 		batch := &pgx.Batch{}
 		batch.Queue(`select set_config('statement_timeout', '60s', true)`)
 		batch.Queue(appendSQL, args...)
 		results := l.pool.SendBatch(ctx, batch)
-		defer func() { _ = results.Close() }() // what it says was said by the rows
 		if _, err = results.Exec(); err == nil {
-			rows, err = results.Query()
+			got, err = collect(results.Query())
+		}
+		if closed := results.Close(); err == nil {
+			err = closed
 		}
 	}
-	if err != nil {
-		return eventlog.Appended{}, err
-	}
-	type answer struct {
-		first          int64
-		at             *time.Time
-		previous, last []byte
-		replayed       bool
-	}
-	// CollectExactlyOneRow reads on to the end of the statement: only then it is committed.
-	got, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (a answer, err error) {
-		err = row.Scan(pgtype.CompositeFields{&a.first, &a.at, &a.previous, &a.last, &a.replayed})
-		return a, err
-	})
 	if err != nil {
 		return eventlog.Appended{}, err
 	}

@@ -124,7 +124,7 @@ func (l *Log) PutOff(ctx context.Context, lease eventlog.Lease, p eventlog.Pause
 
 // RetryWork gives work out at once, whatever became of earlier attempts. False: it is held by a worker, or not open.
 func (l *Log) RetryWork(ctx context.Context, w eventlog.Work) (bool, error) {
-	tag, err := l.pool.Exec(ctx, `update work set not_before = '-infinity', attempts = 0, pauses = 0, failures = 0
+	tag, err := l.pool.Exec(ctx, `update work set not_before = '-infinity', attempts = 0, pauses = 0, failures = 0, fence = nextval('work_fence')
 where kind = $1 and subject = $2 and index = $3 and owner is null`, w.Kind, w.Subject, w.Index)
 	if err != nil {
 		return false, fmt.Errorf("retry %s: %w", w, unavailable(err))

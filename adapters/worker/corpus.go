@@ -45,24 +45,11 @@ func (w *Worker) corpus(ctx context.Context, task *Task) error {
 	if err != nil {
 		return missing("the dataset's files", err)
 	}
-	chunk, err := corpus.Build(ctx, data, reporting{tokens, task}, buildOptions(state.Request.Options), index)
-	switch {
-	case err == nil:
-		err = data.Close()
-	case stopped(err), outage(err):
-		err = errors.Join(err, data.Close())
-	default:
-		err = &Failure{Code: "corpus_failed", Detail: err.Error(), Err: errors.Join(err, data.Close())}
-	}
-	if err != nil {
+	chunk, sum, file, err := buildChunk(ctx, task, data, tokens, state.Request, index)
+	if err := errors.Join(err, data.Close()); err != nil {
 		return err
 	}
-	var file bytes.Buffer
-	sum, err := corpus.WriteShard(&file, id, chunk)
-	if err != nil {
-		return err
-	}
-	if err := w.store.Put(ctx, blob.FileKey(sum.FileSHA256), bytes.NewReader(file.Bytes())); err != nil {
+	if err := w.store.Put(ctx, blob.FileKey(sum.FileSHA256), bytes.NewReader(file)); err != nil {
 		return fmt.Errorf("store chunk %d of corpus %s: %w", index, id, err)
 	}
 	vocabulary, err := w.vocabulary(ctx, tokens)
@@ -82,6 +69,55 @@ func (w *Worker) corpus(ctx context.Context, task *Task) error {
 		_, err := w.commands.RecordCorpusChunk(ctx, w.call(task), task.Lease, built)
 		return err
 	})
+}
+
+// buildChunk makes a chunk, and the bytes that it is stored as.
+func buildChunk(ctx context.Context, task *Task, data *corpus.Dataset, tokens Tokenizer, of corpora.Requested, index int) (*corpus.Chunk, corpus.ShardSummary, []byte, error) {
+	chunk, err := corpus.Build(ctx, data, reporting{tokens, task}, buildOptions(of.Options), index)
+	if err != nil {
+		if !stopped(err) && !outage(err) {
+			err = &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
+		}
+		return nil, corpus.ShardSummary{}, nil, err
+	}
+	var file bytes.Buffer
+	sum, err := corpus.WriteShard(&file, of.ID, chunk)
+	return chunk, sum, file.Bytes(), err
+}
+
+// restore makes those chunks of a corpus again, and its vocabulary, that the store has no more: nobody needed them for a
+// while, and they were collected.
+func (w *Worker) restore(ctx context.Context, task *Task, state corpora.State, data *corpus.Dataset, tokens Tokenizer) error {
+	vocabulary, err := w.vocabulary(ctx, tokens)
+	if err != nil {
+		return err
+	}
+	if vocabulary != state.Done.VocabularySHA256 {
+		return &Failure{Code: "corpus_changed", Detail: fmt.Sprintf("the tokenizer's vocabulary is %.12s… now, and %.12s… was recorded with the corpus", vocabulary, state.Done.VocabularySHA256)}
+	}
+	for _, c := range state.Chunks {
+		if err := task.Batch(telemetry{Stage: "tokenising", TokensDone: state.Tokens}); err != nil {
+			return err
+		}
+		there, err := blob.Has(ctx, w.store, blob.FileKey(c.SHA256), c.Bytes)
+		if err != nil {
+			return err
+		}
+		if there {
+			continue
+		}
+		_, sum, file, err := buildChunk(ctx, task, data, tokens, state.Request, c.Chunk)
+		if err != nil {
+			return err
+		}
+		if sum.FileSHA256 != c.SHA256 {
+			return &Failure{Code: "corpus_changed", Detail: fmt.Sprintf("chunk %d of the corpus is not in the store, and was built as %.12s… now instead of %.12s…: put the store back", c.Chunk, sum.FileSHA256, c.SHA256), Resumable: true}
+		}
+		if err := w.store.Put(ctx, blob.FileKey(c.SHA256), bytes.NewReader(file)); err != nil {
+			return fmt.Errorf("store chunk %d of corpus %s again: %w", c.Chunk, state.Request.ID, err)
+		}
+	}
+	return nil
 }
 
 // vocabulary stores the tokenizer's vocabulary for those who have no tokenizer.

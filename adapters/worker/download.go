@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/featuremill/featuremill/adapters/blob"
@@ -75,24 +76,11 @@ type meter struct {
 	now     Download
 	started time.Time // of the first byte that came over the wire
 	from    int64     // that were here then
-	moved   time.Time // when something was last seen to get on
-}
-
-// touch notes that something got on.
-func (m *meter) touch() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.moved = time.Now()
-}
-
-func (m *meter) quiet() time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return time.Since(m.moved)
+	moved   func()
 }
 
 func (m *meter) tell(p library.Progress) {
-	m.touch()
+	m.moved()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.started.IsZero() {
@@ -124,36 +112,46 @@ const (
 
 // download fetches and imports one thing.
 func (i *Importer) download(ctx context.Context, task *Task) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	m := &meter{now: Download{Stage: "resolving"}, moved: time.Now()}
-	ctx = blob.WithMoving(ctx, m.touch)
-	var beating sync.WaitGroup
-	beating.Go(func() { i.report(task, m, ctx.Done(), cancel) })
-	defer beating.Wait()
-	defer cancel(nil)
-	err := i.fetch(ctx, task, m)
-	if ended := context.Cause(ctx); ended != nil && err != nil {
+	m := &meter{now: Download{Stage: "resolving"}}
+	ctx, moved, stop := Report(ctx, task, i.quiet, func() any { return m.show() })
+	m.moved = moved
+	err := i.fetch(blob.WithMoving(ctx, moved), task, m)
+	if ended := stop(); ended != nil && err != nil {
 		return ended
 	}
 	return failedDownload(err)
 }
 
-// report reports while something gets on, until done.
-func (i *Importer) report(task *Task, m *meter, done <-chan struct{}, end context.CancelCauseFunc) {
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
-	for {
-		if m.quiet() < i.quiet {
-			if err := task.Batch(m.show()); err != nil {
-				end(err)
+// Report reports for a job that has nothing to tell for long, with what show returns: until nothing has moved for quiet,
+// then the watchdog decides. Where the job is to end, it cancels the context; stop returns why.
+func Report(ctx context.Context, task *Task, quiet time.Duration, show func() any) (reported context.Context, moved func(), stop func() error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var last atomic.Int64 // UnixNano
+	moved = func() { last.Store(time.Now().UnixNano()) }
+	moved()
+	var reporting sync.WaitGroup
+	reporting.Go(func() {
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		for {
+			if time.Since(time.Unix(0, last.Load())) < quiet {
+				if err := task.Batch(show()); err != nil {
+					cancel(err)
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
 				return
+			case <-tick.C:
 			}
 		}
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-		}
+	})
+	return ctx, moved, func() error {
+		ended := context.Cause(ctx)
+		cancel(nil)
+		reporting.Wait()
+		return ended
 	}
 }
 

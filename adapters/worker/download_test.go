@@ -10,23 +10,31 @@ import (
 // What reports although nothing gets on would never be found to hang.
 func TestADownloadInWhichNothingGetsOnStopsReporting(t *testing.T) {
 	t.Parallel()
-	m := &meter{moved: time.Now().Add(-time.Hour)}
-	require.Greater(t, m.quiet(), quietImport)
-	m.touch()
-	require.Less(t, m.quiet(), time.Minute)
+	require.Greater(t, quietImport, time.Minute)
+	stopping := make(chan struct{})
+	task := &Task{stop: stopping, lost: make(chan struct{}), reports: &reports{}}
+	ctx, moved, stop := Report(t.Context(), task, 2*beatEvery, func() any { return nil })
+	batches := task.reports.batches.Load
+	require.Eventually(t, func() bool { return batches() > 0 }, 20*time.Second, time.Millisecond)
+	still := func() bool {
+		before := batches()
+		time.Sleep(2 * beatEvery)
+		return batches() == before
+	}
+	require.Eventually(t, still, 20*time.Second, time.Millisecond, "nothing got on")
+	before := batches()
+	moved()
+	require.Eventually(t, func() bool { return batches() > before }, 20*time.Second, time.Millisecond)
+	close(stopping)
+	moved()
+	<-ctx.Done()
+	require.ErrorIs(t, stop(), ErrStopping)
+}
+
+func TestAReportEndsWithItsJob(t *testing.T) {
+	t.Parallel()
 	task := &Task{stop: make(chan struct{}), lost: make(chan struct{}), reports: &reports{}}
-	done, ended := make(chan struct{}), make(chan struct{})
-	i := &Importer{quiet: 50 * time.Millisecond}
-	go func() {
-		defer close(ended)
-		i.report(task, m, done, func(error) {})
-	}()
-	require.Eventually(t, func() bool { return task.reports.batches.Load() > 0 }, 20*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return m.quiet() > 2*beatEvery }, 20*time.Second, time.Millisecond)
-	still := task.reports.batches.Load()
-	require.Eventually(t, func() bool { return m.quiet() > 4*beatEvery }, 20*time.Second, time.Millisecond)
-	require.Equal(t, still, task.reports.batches.Load(), "nothing got on")
-	m.touch()
-	close(done)
-	<-ended
+	ctx, _, stop := Report(t.Context(), task, time.Hour, func() any { return nil })
+	require.NoError(t, stop())
+	require.Error(t, ctx.Err())
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,7 +83,7 @@ type Worker struct {
 
 	mu     sync.Mutex
 	loaded struct {
-		digests string
+		key     string
 		encoder Encoder
 	}
 	tokenizers map[string]Tokenizer
@@ -258,14 +259,29 @@ func (w *Worker) inputs(ctx context.Context, id string) (in inputs, err error) {
 	return in, &Failure{Code: "sae_missing", Detail: fmt.Sprintf("training %s has no SAE at %q", r.Source.TrainingID(), r.SAEPath)}
 }
 
+// pairKey tells loaded pairs apart: by everything that is loaded. The same files may have been imported twice, with other
+// facts stated of them, such as the hook.
+func pairKey(in inputs, shared bool) (string, error) {
+	key, err := json.Marshal(struct {
+		Model  model.Facts
+		SAE    sae.Facts
+		Fold   string // how weights are changed
+		Shared bool
+	}{in.model, in.sae, in.extraction.Request.Config.Fold, shared})
+	return string(key), err
+}
+
 // open returns the loaded pair; the one that was loaded before is kept while it is the same.
 func (w *Worker) open(ctx context.Context, in inputs) (Encoder, error) {
 	batch := in.extraction.Request.Batch
 	shared := batch != nil && batch.Total > 1
-	digests := fmt.Sprint(in.model.Files.Digest(), in.sae.Files.Digest(), in.extraction.Request.Config.Fold, shared)
+	key, err := pairKey(in, shared)
+	if err != nil {
+		return nil, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.loaded.encoder != nil && w.loaded.digests == digests {
+	if w.loaded.encoder != nil && w.loaded.key == key {
 		return w.loaded.encoder, nil
 	}
 	if w.loaded.encoder != nil {
@@ -287,7 +303,7 @@ func (w *Worker) open(ctx context.Context, in inputs) (Encoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.loaded.encoder, w.loaded.digests = e, digests
+	w.loaded.encoder, w.loaded.key = e, key
 	return e, nil
 }
 

@@ -75,13 +75,13 @@ type Config struct {
 	Owner        string   // names this process and no other
 	Capabilities []string // what this worker can meet, such as its compute profile
 	Jobs         map[string]Job
-	Last         []string        // kinds of work that wait until there is nothing else to do
-	Wake         <-chan struct{} // something may have been opened; nil = polling only
-	Poll         time.Duration   // how often to look without being woken [500 ms]
-	Heartbeat    time.Duration   // a third of the lease's life [10 s]
-	ReapEvery    time.Duration   // how often to look for leases that were lost [400 ms]; negative = other loops of the process do
-	Hung         time.Duration   // a job without a report for max(Hung, 10 × its longest batch) ends the process [2 min]
-	OnHung       func(eventlog.Lease)
+	Last         []string                                              // kinds of work that wait until there is nothing else to do
+	Wake         <-chan struct{}                                       // something may have been opened; nil = polling only
+	Poll         time.Duration                                         // how often to look without being woken [500 ms]
+	Heartbeat    time.Duration                                         // a third of the lease's life [10 s]
+	ReapEvery    time.Duration                                         // how often to look for leases that were lost [400 ms]; negative = other loops of the process do
+	Hung         time.Duration                                         // a job without a report for max(Hung, 10 × its longest batch) ends the process [2 min]
+	OnHung       func(eventlog.Lease)                                  // nil: the job is cancelled, and put off
 	OnFailure    func(context.Context, eventlog.Lease, *Failure) error // records that the work cannot be done
 	OnLost       func(context.Context, eventlog.Lost) error            // records that work was lost too often
 	Logger       *slog.Logger
@@ -169,8 +169,9 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	beat, stopBeat := context.WithCancel(context.WithoutCancel(ctx))
+	var hung error
 	wg.Go(func() {
-		l.keep(beat, task, log)
+		hung = l.keep(beat, task, log)
 		cancel()
 	})
 	started := time.Now()
@@ -182,6 +183,9 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 	case <-task.lost:
 		err = errors.Join(ErrLost, err)
 	default:
+		if hung != nil && err != nil {
+			err = hung
+		}
 	}
 
 	// While the log is away nothing can be said to it. After the lease's life it does not matter any more.
@@ -246,23 +250,26 @@ func (l *Loop) untilSaid(ctx context.Context, log *slog.Logger, do func() error)
 	}
 }
 
-// keep sends heartbeats until ctx ends or the lease is lost, and ends the process when the job hangs.
-func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) {
+// keep sends heartbeats until ctx ends or the lease is lost. A job that hangs it gives to OnHung, or returns as an error.
+func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) error {
 	tick := time.NewTicker(l.cfg.Heartbeat)
 	defer tick.Stop()
 	renewed := time.Now() // by this machine's clock, which need not be the server's
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
 		hung := max(l.cfg.Hung, 10*time.Duration(task.reports.longest.Load()))
 		if since := time.Since(time.Unix(0, task.reports.last.Load())); since > hung {
+			if l.cfg.OnHung == nil {
+				return fmt.Errorf("it got nowhere for %.0f s", since.Seconds())
+			}
 			log.Error("no batch for too long: the process ends, so that another worker can take over", "seconds", since.Seconds())
 			l.cfg.OnHung(task.Lease)
 			close(task.lost)
-			return
+			return nil
 		}
 		// A database that does not answer must not keep the watchdog from looking.
 		asked := time.Now()
@@ -274,10 +281,10 @@ func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) {
 		case err == nil:
 			renewed = asked
 		case ctx.Err() != nil:
-			return
+			return nil
 		case errors.As(err, &fenced):
 			close(task.lost)
-			return
+			return nil
 		default:
 			// It may have run out by now. What is computed meanwhile still counts if nobody else was given the work.
 			log.Warn("heartbeat", "error", err, "seconds", time.Since(renewed).Seconds())

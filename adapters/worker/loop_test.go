@@ -252,5 +252,27 @@ func TestWhatWasLostTellsWhatBecameOfEachAttempt(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	require.Equal(t, "w2 (attempt 2, 2026-01-02T03:04:05Z): its process ended; w3 (attempt 3, 2026-01-02T03:04:05Z): it got nowhere for 120 s; w4 (attempt 3, 2026-01-02T03:04:05Z): its process ended",
-		told([]eventlog.Cause{{Owner: "w1"}, {At: at, Owner: "w2", Attempt: 2, Detail: "its process ended"}, {At: at, Owner: "w3", Attempt: 3, Detail: "it got nowhere for 120 s"}, {At: at, Owner: "w4", Attempt: 3, Detail: "its process ended"}}))
+		told([]eventlog.Cause{{Owner: "w1", Outcome: "lost"}, {At: at, Owner: "w2", Attempt: 2, Outcome: "lost", Detail: "its process ended"}, {Owner: "w2", Outcome: "put off", Detail: "the store is away"}, {At: at, Owner: "w3", Attempt: 3, Outcome: "lost", Detail: "it got nowhere for 120 s"}, {At: at, Owner: "w4", Attempt: 3, Outcome: "lost", Detail: "its process ended"}}))
+}
+
+func TestAJobThatHangsIsCalledOffWhereTheProcessNeedNotEnd(t *testing.T) {
+	t.Parallel()
+	m := newMill(t, pgtest.New(t), func(ctx context.Context, _ *Task) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	m.loop.cfg.Hung, m.loop.cfg.OnHung = 100*time.Millisecond, nil
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.loop.Run(ctx) }()
+	require.Eventually(t, func() bool {
+		work, err := m.log.ListWork(t.Context(), piece.Subject)
+		require.NoError(t, err)
+		return len(work) == 1 && work[0].Failures == 1
+	}, 20*time.Second, 10*time.Millisecond)
+	work, err := m.log.ListWork(t.Context(), piece.Subject)
+	require.NoError(t, err)
+	require.Contains(t, work[0].Causes[0].Detail, "it got nowhere")
+	stop()
+	require.NoError(t, <-ended)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -89,10 +90,11 @@ func putOff(lease eventlog.Lease, err error) *eventlog.Pause {
 	return &p
 }
 
-// Told is what became of the attempts before, for people.
+// told says, for people, how the latest attempts were lost.
 func told(causes []eventlog.Cause) string {
+	lost := slices.DeleteFunc(slices.Clone(causes), func(c eventlog.Cause) bool { return c.Outcome != "lost" })
 	var out []string
-	for _, c := range causes[max(0, len(causes)-3):] {
+	for _, c := range lost[max(0, len(lost)-3):] {
 		out = append(out, fmt.Sprintf("%s (attempt %d, %s): %s", c.Owner, c.Attempt, c.At.Format(time.RFC3339), c.Detail))
 	}
 	return strings.Join(out, "; ")

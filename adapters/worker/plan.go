@@ -63,7 +63,7 @@ func (w *Worker) plan(ctx context.Context, task *Task) error {
 			return nil // the SAE does not fit: the extraction has failed with the reason
 		}
 	}
-	built, err := w.ensureCorpus(ctx, task, in)
+	built, err := w.ensureCorpus(ctx, task, in, tokens)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func testInput(in inputs, tokens Tokenizer, sequences [][]int32, beat func() err
 
 // ensureCorpus asks for the corpus and waits until it is there. It builds chunks itself while nobody
 // else does: a single worker must not wait for itself.
-func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs) (corpora.State, error) {
+func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs, tokens Tokenizer) (corpora.State, error) {
 	none := corpora.State{}
 	t := in.extraction.SelfTest.SelfTest
 	c := in.extraction.Request.Config
@@ -167,8 +167,9 @@ func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs) (corpo
 	if err != nil {
 		return none, missing("the dataset's files", err)
 	}
+	defer func() { _ = data.Close() }()
 	id, err := corpus.ID(ctx, data, in.model.Tokenizer, buildOptions(options))
-	if err := errors.Join(err, data.Close()); outage(err) {
+	if outage(err) {
 		return none, err
 	} else if err != nil {
 		return none, &Failure{Code: "corpus_failed", Detail: err.Error(), Err: err}
@@ -187,7 +188,7 @@ func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs) (corpo
 		}
 		switch {
 		case state.Has(request.Sequences):
-			return state, nil
+			return state, w.restore(ctx, task, state, data, tokens)
 		case state.Failure != nil && retried:
 			return none, &Failure{Code: "corpus_failed", Detail: fmt.Sprintf("chunk %d: %s", state.Failure.Chunk, state.Failure.Detail), Resumable: true}
 		case !state.Building:
@@ -232,7 +233,9 @@ func (w *Worker) inline(ctx context.Context, task *Task, lease eventlog.Lease) e
 	var failure *Failure
 	var fenced *eventlog.FencedError
 	switch {
-	case err == nil || errors.As(err, &fenced):
+	case err == nil: // usually it is done; what is still open is nobody's, and must not wait for its lease
+		return w.leases.PutOff(context.WithoutCancel(ctx), lease, eventlog.Pause{After: firstPause})
+	case errors.As(err, &fenced):
 		return nil
 	case errors.As(err, &failure):
 		return w.Fail(ctx, lease, failure)

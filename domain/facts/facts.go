@@ -208,7 +208,8 @@ func changes(stream, id string, d event.Data) []eventlog.Effect {
 	case extraction.Deleted:
 		return end
 	case generation.FoldRequested:
-		return []eventlog.Effect{eventlog.OpenWork{Work: fold}}
+		// Whoever folds what was there before loses the lease.
+		return []eventlog.Effect{eventlog.CloseWork{Work: fold}, eventlog.OpenWork{Work: fold}}
 	case generation.Folded, generation.FoldFailed:
 		return []eventlog.Effect{eventlog.CloseWork{Work: fold}}
 	case corpus.Requested:

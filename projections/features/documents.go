@@ -26,7 +26,7 @@ func (f *Folder) Documents(ctx context.Context, extractionID string, latents []i
 	if len(r.segments) == 0 {
 		return fold.DocumentTable{}, ErrNotFolded
 	}
-	in, closeAll, err := f.open(ctx, j, r)
+	in, closeAll, err := f.open(ctx, j, r, func() error { return nil })
 	if err != nil {
 		return fold.DocumentTable{}, err
 	}

@@ -200,7 +200,7 @@ func (f *Folder) make(ctx context.Context, j *job, r recorded, key string, anew 
 			}
 		}
 	}
-	in, closeAll, err := f.open(ctx, j, r)
+	in, closeAll, err := f.open(ctx, j, r, beat)
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +282,7 @@ func (f *Folder) read(ctx context.Context, j *job) (r recorded, err error) {
 	return r, err
 }
 
-func (f *Folder) open(ctx context.Context, j *job, r recorded) (in fold.Input, closeAll func() error, err error) {
+func (f *Folder) open(ctx context.Context, j *job, r recorded, beat func() error) (in fold.Input, closeAll func() error, err error) {
 	var open []any
 	closeAll = func() error {
 		var errs []error
@@ -306,6 +306,9 @@ func (f *Folder) open(ctx context.Context, j *job, r recorded) (in fold.Input, c
 			return fail(err)
 		}
 		open = append(open, a)
+		if err := beat(); err != nil {
+			return fail(err)
+		}
 		in.Artifacts = append(in.Artifacts, a)
 	}
 	if in.Corpus, err = f.cfg.Readers.Corpus(ctx, *j.corpusID, r.chunks); err != nil {

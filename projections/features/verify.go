@@ -61,7 +61,7 @@ func (f *Folder) verify(ctx context.Context, id string) (out []Difference, err e
 	if err != nil {
 		return nil, err
 	}
-	in, closeAll, err := f.open(ctx, j, r)
+	in, closeAll, err := f.open(ctx, j, r, func() error { return nil })
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/featuremill/featuremill/adapters/blob"
+	"github.com/featuremill/featuremill/adapters/library"
+	"github.com/featuremill/featuremill/domain/command"
+	"github.com/featuremill/featuremill/domain/corpus"
+	"github.com/featuremill/featuremill/domain/dataset"
 	"github.com/featuremill/featuremill/domain/extraction"
 )
 
@@ -49,4 +54,37 @@ func TestALostArtifactIsComputedAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, keys, left)
 	s.requireSame(id)
+}
+
+// A corpus is known by what it is made of, for ever; its chunks go with the dataset that needed them last.
+func TestATextThatWasDeletedAndComesAgainIsExtractedAgain(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, options{})
+	s.serve("projector")
+	s.extractor()
+	first := s.begin(config())
+	done := s.awaitStatus(first, extraction.StatusCompleted)
+	s.awaitFolded(first)
+	text, _, err := command.Load[corpus.State](t.Context(), s.commands, corpus.Stream(done.CorpusID))
+	require.NoError(t, err)
+	_, err = s.commands.DeleteExtraction(t.Context(), call(), first)
+	require.NoError(t, err)
+	_, err = s.commands.DeleteDataset(t.Context(), call(), datasetID)
+	require.NoError(t, err)
+	path, _ := programs(t)
+	out, code := run(t, path, s.args("store", "sweep", "--grace", "1ns")...)
+	require.Zero(t, code, out)
+	there, err := blob.Has(t.Context(), s.store, blob.FileKey(text.Chunks[0].SHA256), text.Chunks[0].Bytes)
+	require.NoError(t, err)
+	require.False(t, there, "the chunks were swept")
+
+	d, err := s.library.Dataset(t.Context(), "testdata/texts.jsonl", library.DatasetOptions{})
+	require.NoError(t, err)
+	const again = "d_again"
+	_, err = s.commands.ImportDataset(t.Context(), call(), dataset.Import{ID: again, Name: "speeches", Facts: d})
+	require.NoError(t, err)
+	r, err := s.commands.StartExtractionFromSAE(t.Context(), call(), command.StartExtractionFromSAE{SAEID: saeID, DatasetID: again, Config: config()})
+	require.NoError(t, err)
+	s.awaitStatus(r.ID, extraction.StatusCompleted)
+	s.requireSame(r.ID)
 }

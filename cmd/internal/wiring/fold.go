@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.uber.org/fx"
@@ -16,6 +17,7 @@ import (
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/event"
 	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/extraction"
 	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/generation"
 	"github.com/featuremill/featuremill/projections/features"
@@ -39,7 +41,6 @@ func folds(lc fx.Lifecycle, shut fx.Shutdowner, cfg Config, l *postgres.Log, com
 		OnFailure: f.fail, OnLost: func(ctx context.Context, lost eventlog.Lost) error {
 			return worker.RecordLost(ctx, commands, f.call(lost.Work), lost)
 		},
-		OnHung: hung,
 	})
 	background(lc, shut, log, "folder", loop.Run)
 	background(lc, shut, log, "collector", func(ctx context.Context) error {
@@ -58,9 +59,11 @@ func folds(lc fx.Lifecycle, shut fx.Shutdowner, cfg Config, l *postgres.Log, com
 
 const (
 	collectEvery = 10 * time.Second
-	mostRenewed  = 20 // folds that are asked for at once because tables are outdated
+	mostRenewed  = 20 // folds that are open at once because tables are outdated
+	mostOutdated = 1000
 	lagPause     = 20 * time.Millisecond
 	longestLag   = 5 * time.Second
+	quietFold    = 30 * time.Minute // the database loads, indexes, or waits for a lock, and says nothing meanwhile
 )
 
 // heartbeat is a third of a lease's life, or its default.
@@ -107,7 +110,19 @@ type folding struct {
 // Do implements worker.Job.
 func (f *foldJob) Do(ctx context.Context, task *worker.Task) error {
 	id := task.Lease.Work.Subject
-	beat := func() error { return task.Batch(folding{Stage: "folding"}) }
+	ctx, moved, stop := worker.Report(ctx, task, quietFold, func() any { return folding{Stage: "folding"} })
+	err := f.fold(ctx, task, id, moved)
+	if ended := stop(); ended != nil && err != nil {
+		return ended
+	}
+	return err
+}
+
+func (f *foldJob) fold(ctx context.Context, task *worker.Task, id string, moved func()) error {
+	beat := func() error {
+		moved()
+		return task.Batch(nil)
+	}
 	ctx = blob.WithProgress(ctx, func(int64, int64) error { return beat() })
 	if err := f.caughtUp(ctx, beat); err != nil {
 		return err
@@ -121,7 +136,7 @@ func (f *foldJob) Do(ctx context.Context, task *worker.Task) error {
 	case err != nil:
 		return final(err)
 	case done.Gone:
-		return nil
+		return f.gone(ctx, id)
 	case done.Later > 0:
 		return worker.Later{After: done.Later}
 	case !done.Terminal:
@@ -132,6 +147,15 @@ func (f *foldJob) Do(ctx context.Context, task *worker.Task) error {
 			generation.Folded{Through: done.Through, Key: done.Key, FoldVersion: fold.Version, Segments: done.Segments, Latents: done.Latents, Seconds: done.Seconds})
 		return err
 	})
+}
+
+// gone is the answer where the read model has no row: right of what is deleted.
+func (f *foldJob) gone(ctx context.Context, id string) error {
+	of, _, err := command.Load[extraction.State](ctx, f.commands, extraction.Stream(id))
+	if err != nil || of.Status == extraction.StatusDeleted || of.Status == extraction.Absent {
+		return err
+	}
+	return fmt.Errorf("extraction %s is in the log, and not in the tables of projection features: see `featuremill projections` for the event of it that could not be applied", id)
 }
 
 // caughtUp waits until the read model knows what the log knows now.
@@ -179,25 +203,35 @@ func (f *foldJob) fail(ctx context.Context, lease eventlog.Lease, failure *worke
 // renew asks for folds of extractions whose tables an older program has made, or that have none although nothing says
 // why. What is open already is not asked for again.
 func (f *foldJob) renew(ctx context.Context) error {
-	ids, err := f.folder.Outdated(ctx, mostRenewed)
+	var later worker.Later
+	if err := f.caughtUp(ctx, func() error { return nil }); errors.As(err, &later) {
+		return nil // who is behind does not know yet what became of earlier folds
+	} else if err != nil {
+		return err
+	}
+	ids, err := f.folder.Outdated(ctx, mostOutdated)
 	if err != nil {
 		return err
 	}
+	asked := 0
+	var refused []error // one that is refused holds up no other
 	for _, id := range ids {
+		if asked == mostRenewed {
+			break
+		}
 		work, err := f.log.ListWork(ctx, id)
 		if err != nil {
-			return err
+			return errors.Join(append(refused, err)...)
 		}
-		open := false
-		for _, w := range work {
-			open = open || w.Work.Kind == facts.FoldWork
-		}
-		if open {
+		if slices.ContainsFunc(work, func(w eventlog.WorkStatus) bool { return w.Work.Kind == facts.FoldWork }) {
+			asked++
 			continue
 		}
 		if _, err := f.commands.RequestFold(ctx, f.call(eventlog.Work{Subject: id}), id, fmt.Sprintf("its tables are not those of version %d of the fold", fold.Version)); err != nil {
-			return fmt.Errorf("have %s folded again: %w", id, err)
+			refused = append(refused, fmt.Errorf("have %s folded again: %w", id, err))
+			continue
 		}
+		asked++
 	}
-	return nil
+	return errors.Join(refused...)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/featuremill/featuremill/domain/command"
 	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/domain/sae"
+	"github.com/featuremill/featuremill/projections/generations"
 	librarian "github.com/featuremill/featuremill/projections/library"
 )
 
@@ -63,7 +64,7 @@ func downloads(cfg HubConfig) fx.Option {
 			modelOf := func(ctx context.Context, f sae.Facts) (string, error) {
 				found, err := models.ModelsOf(ctx, f, library.HubModelName(f.ModelName))
 				if err != nil || len(found) != 1 {
-					return "", err // an extraction will ask for it, with the candidates
+					return "", generations.Away(err) // an extraction will ask for it, with the candidates
 				}
 				return found[0].ID, nil
 			}
