@@ -389,8 +389,43 @@ func (f *Folder) Collect(ctx context.Context) (dropped int, err error) {
 			return 0, err
 		}
 	}
-	dropped, _, err = f.store.Collect(ctx)
-	return dropped, err
+	dropped, mine, err := f.store.Collect(ctx)
+	if err != nil || !mine {
+		return dropped, err
+	}
+	return dropped, f.forget(ctx)
+}
+
+// forget deletes the sequences of corpora, and the vocabularies, of which every extraction is deleted. It does nothing
+// while a row is missing of an extraction that shows something: then it is not known yet what is needed.
+func (f *Folder) forget(ctx context.Context) error {
+	return f.in(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `set local statement_timeout = 0`); err != nil {
+			return err
+		}
+		var known bool
+		err := tx.QueryRow(ctx, `select not exists (select from generations.current c where not exists (select from extractions e where e.extraction_id = c.extraction_id and (e.corpus_id is not null or e.deleted)))`).Scan(&known)
+		if err != nil || !known {
+			return err
+		}
+		// One step through the key for each corpus, however many sequences it has.
+		_, err = tx.Exec(ctx, `with recursive there (id) as (
+    (select corpus_id from generations.corpus_sequences order by corpus_id limit 1)
+    union all select (select s.corpus_id from generations.corpus_sequences s where s.corpus_id > t.id order by s.corpus_id limit 1) from there t where t.id is not null
+)
+delete from generations.corpus_sequences where corpus_id = any(array(select id from there where id is not null
+    and not exists (select from extractions e where e.corpus_id = there.id and not e.deleted)))`)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `with recursive there (id) as (
+    (select vocabulary_sha256 from generations.vocabulary order by vocabulary_sha256 limit 1)
+    union all select (select v.vocabulary_sha256 from generations.vocabulary v where v.vocabulary_sha256 > t.id order by v.vocabulary_sha256 limit 1) from there t where t.id is not null
+)
+delete from generations.vocabulary where vocabulary_sha256 = any(array(select id from there where id is not null
+    and not exists (select from corpora c join extractions e using (corpus_id) where c.vocabulary_sha256 = there.id and not e.deleted)))`)
+		return err
+	})
 }
 
 // RunToEnd folds all ended extractions that are behind, and collects. It asks for no lease: it is for those who are alone.

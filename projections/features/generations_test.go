@@ -144,6 +144,22 @@ func (b *bundle) count(t *testing.T, sql string, args ...any) (n int) {
 
 const tablesOfGenerations = `select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'generations' and c.relname ~ '_g[0-9]+$' and c.relkind = 'r'`
 
+// aHundredGenerations that no extraction shows any more, without rows; a part of them is shown to SQL users.
+const aHundredGenerations = `
+do $$ declare g bigint; t text;
+begin
+    for i in 1 .. 100 loop
+        g := nextval('generations.number');
+        foreach t in array array['features', 'feature_distributions', 'feature_tokens', 'feature_activations', 'token_features'] loop
+            execute format('create table generations.%s_g%s (like generations.%s including constraints, constraint is_generation check (generation = %s))', t, g, t, g);
+            if i <= 20 then
+                execute format('alter table generations.%s attach partition generations.%s_g%s for values in (%s)', t, t, g, g);
+            end if;
+        end loop;
+        insert into generations.generations (generation, extraction_id, key, state, retired_at) values (g, 'x', g::text, 'ready', now() - interval '1 hour');
+    end loop;
+end $$`
+
 func TestTwoThousandGenerationsAreRebuiltAndDropped(t *testing.T) {
 	t.Parallel()
 	const many = 2000
@@ -157,20 +173,7 @@ func TestTwoThousandGenerationsAreRebuiltAndDropped(t *testing.T) {
 	require.NoError(t, err)
 	// As many more, with a row each, in transactions of a hundred: one cannot lock them all.
 	for from := 0; from < many; from += 100 {
-		_, err := setup.Exec(t.Context(), `
-do $$ declare g bigint; t text;
-begin
-    for i in 1 .. 100 loop
-        g := nextval('generations.number');
-        foreach t in array array['features', 'feature_distributions', 'feature_tokens', 'feature_activations', 'token_features'] loop
-            execute format('create table generations.%s_g%s (like generations.%s including constraints, constraint is_generation check (generation = %s))', t, g, t, g);
-            if i <= 20 then -- a part of them is shown to SQL users
-                execute format('alter table generations.%s attach partition generations.%s_g%s for values in (%s)', t, t, g, g);
-            end if;
-        end loop;
-        insert into generations.generations (generation, extraction_id, key, state, retired_at) values (g, 'x', g::text, 'ready', now() - interval '1 hour');
-    end loop;
-end $$`)
+		_, err := setup.Exec(t.Context(), aHundredGenerations)
 		require.NoError(t, err)
 	}
 	require.NoError(t, b.runner.Rebuild(t.Context()))
@@ -180,6 +183,105 @@ end $$`)
 	require.Equal(t, many, dropped)
 	require.Equal(t, 5, b.count(t, tablesOfGenerations), "those that are shown stay")
 	require.NoError(t, b.whole(t.Context(), id))
+}
+
+// A statement over the tables of all generations is planned with those that there are, and runs later.
+func TestASQLReaderFindsAllOfOneGenerationWhilePeopleFold(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.corpus(t)
+	id := b.folded(t)
+	_, err := b.log.Pool().Exec(t.Context(), aHundredGenerations) // planning takes a while
+	require.NoError(t, err)
+	want := b.count(t, `select count(*) from features`)
+	require.Positive(t, want)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reads, wrong atomic.Int64
+	var reading sync.WaitGroup
+	for range 3 {
+		reading.Go(func() {
+			reader, err := pgx.ConnectConfig(t.Context(), b.log.Pool().Config().ConnConfig)
+			if err != nil {
+				wrong.Add(1)
+				return
+			}
+			defer func() { _ = reader.Close(context.WithoutCancel(t.Context())) }()
+			for ctx.Err() == nil {
+				var got int
+				if err := reader.QueryRow(t.Context(), `select count(*) from features`, pgx.QueryExecModeSimpleProtocol).Scan(&got); err != nil || got != want {
+					wrong.Add(1)
+				}
+				reads.Add(1)
+			}
+		})
+	}
+	for range 20 {
+		_, err := b.folder.Fold(t.Context(), id, true, func() error { return nil })
+		require.NoError(t, err)
+	}
+	stop()
+	reading.Wait()
+	require.Greater(t, reads.Load(), int64(20))
+	require.Zero(t, wrong.Load(), "of %d", reads.Load())
+}
+
+func TestASnapshotShowsWhatWasShownWhenItWasTaken(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.corpus(t)
+	id := b.folded(t)
+	cfg := b.log.Pool().Config().ConnConfig
+	cfg.RuntimeParams["application_name"] = "somebody's notebook"
+	reader, err := pgx.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	defer func() { _ = reader.Close(context.WithoutCancel(t.Context())) }()
+	for _, sql := range []string{`set idle_in_transaction_session_timeout = 0`, `begin isolation level repeatable read`, `select count(*) from generations.current`} {
+		_, err := reader.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	_, err = b.folder.Fold(t.Context(), id, true, func() error { return nil })
+	require.NoError(t, err)
+	dropped, err := b.folder.Collect(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, dropped)
+	var seen int
+	require.NoError(t, reader.QueryRow(t.Context(), `select count(*) from features`).Scan(&seen))
+	require.Equal(t, b.count(t, `select count(*) from features`), seen)
+	require.Positive(t, seen)
+	_, err = reader.Exec(t.Context(), `rollback`)
+	require.NoError(t, err)
+	dropped, err = b.folder.Collect(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, dropped)
+}
+
+func TestSequencesAndVocabulariesGoWithTheLastExtractionThatNeedsThem(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.corpus(t)
+	first, second := b.folded(t), b.folded(t)
+	sequences, pieces := b.count(t, `select count(*) from corpus_sequences`), b.count(t, `select count(*) from vocabulary`)
+	require.Positive(t, sequences)
+	require.Positive(t, pieces)
+	b.record(t, extraction.Stream(first), extraction.Deleted{})
+	_, err := b.folder.Collect(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.whole(t.Context(), second))
+	require.Equal(t, sequences, b.count(t, `select count(*) from corpus_sequences`))
+	require.Equal(t, pieces, b.count(t, `select count(*) from vocabulary`))
+	b.record(t, extraction.Stream(second), extraction.Deleted{})
+	_, err = b.log.Pool().Exec(t.Context(), `insert into generations.current values ('not known yet', 1, true, 1, null, 0, null, now(), now(), 0)`)
+	require.NoError(t, err)
+	_, err = b.folder.Collect(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, sequences, b.count(t, `select count(*) from corpus_sequences`), "what is needed is not known yet")
+	_, err = b.log.Pool().Exec(t.Context(), `delete from generations.current where extraction_id = 'not known yet'`)
+	require.NoError(t, err)
+	_, err = b.folder.Collect(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, b.count(t, `select count(*) from corpus_sequences`))
+	require.Zero(t, b.count(t, `select count(*) from vocabulary`))
 }
 
 func TestASQLReaderHoldsUpTheDroppingAndNobodyElse(t *testing.T) {

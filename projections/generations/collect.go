@@ -8,7 +8,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const seedCollect = 10
+const (
+	seedCollect   = 10
+	collectorName = "featuremill collector"
+)
 
 // finish ends a detach that was begun.
 const finish = "finalize" //nolint:misspell // SQL
@@ -38,7 +41,7 @@ func (s *Store) Shown(ctx context.Context) ([]string, error) {
 // for those who began before holds nobody up. Every step can be repeated, so a crash in between is no matter.
 func (s *Store) Collect(ctx context.Context) (dropped int, mine bool, err error) {
 	cfg := s.pool.Config().ConnConfig
-	cfg.RuntimeParams["application_name"] = "featuremill collector"
+	cfg.RuntimeParams["application_name"] = collectorName
 	for _, limit := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
 		cfg.RuntimeParams[limit] = "0"
 	}
@@ -62,7 +65,9 @@ func (s *Store) Collect(ctx context.Context) (dropped int, mine bool, err error)
 	}
 }
 
-// next marks a generation as old whose time has come, or finds one that was marked before.
+// next marks a generation as old whose time has come, or finds one that was marked before. One stays for as long as
+// somebody reads a snapshot in which it is still shown. What is loading, or loaded and not shown yet, has a loader that
+// holds its lock.
 func (s *Store) next(ctx context.Context, conn *pgx.Conn) (generation int64, found bool, err error) {
 	err = conn.QueryRow(ctx, `
 update generations.generations set state = 'old' where generation = (
@@ -70,7 +75,10 @@ update generations.generations set state = 'old' where generation = (
     where g.state = 'old'
        or g.state = 'ready' and g.retired_at < clock_timestamp() - $1 * interval '1 second'
           and not exists (select from generations.current c where c.generation = g.generation)
-       or g.state = 'loading' and pg_try_advisory_xact_lock_shared(hashtextextended(g.generation::text, $2))
+          and not exists (select from pg_stat_activity a where a.datname = current_database() and a.backend_type = 'client backend'
+              and a.application_name not like 'featuremill%' and a.backend_xmin is not null and a.xact_start < g.retired_at)
+       or (g.state = 'loading' or g.state = 'ready' and g.retired_at is null and not exists (select from generations.current c where c.generation = g.generation))
+          and pg_try_advisory_xact_lock_shared(hashtextextended(g.generation::text, $2))
     order by g.generation limit 1 for update skip locked
 ) returning generation`, max(s.retain, 0).Seconds(), seedLoading).Scan(&generation)
 	if errors.Is(err, pgx.ErrNoRows) {

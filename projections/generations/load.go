@@ -114,6 +114,15 @@ func (s *Store) load(ctx context.Context, of Source, in fold.Input, generation i
 // queries read from indexes alone, and with wal_level = minimal nothing is written twice.
 func (s *Store) copyInto(ctx context.Context, parent, table string, generation int64, indexes []string, r io.Reader) error {
 	return s.in(ctx, func(tx pgx.Tx) error {
+		// Whoever collects it meanwhile, because its loader's connection broke, waits for this transaction or is seen by it.
+		var loading bool
+		err := tx.QueryRow(ctx, `select true from generations where generation = $1 and state = 'loading' for share`, generation).Scan(&loading)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return dropped(generation)
+		}
+		if err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, fmt.Sprintf(`create table %s (like %s including constraints, constraint is_generation check (generation = %d))`, table, parent, generation)); err != nil {
 			return err
 		}
@@ -125,7 +134,7 @@ func (s *Store) copyInto(ctx context.Context, parent, table string, generation i
 				return fmt.Errorf("index %s: %w", table, err)
 			}
 		}
-		_, err := tx.Exec(ctx, "analyze "+table)
+		_, err = tx.Exec(ctx, "analyze "+table)
 		return err
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/featuremill/featuremill/domain/eventlog"
 	"github.com/featuremill/featuremill/projections/features/fold"
 )
 
@@ -111,6 +112,11 @@ from generations.current c left join generations.generations g on g.generation =
 // Switch makes an extraction show c, from one moment to the next. It does nothing, and says so, where a fold of more
 // is shown already: then somebody else was faster.
 func (s *Store) Switch(ctx context.Context, c Current) (done bool, err error) {
+	if c.Generation != nil {
+		if err := s.attach(ctx, *c.Generation); err != nil {
+			return false, err
+		}
+	}
 	var statistics []byte
 	features := 0
 	if c.Statistics != nil {
@@ -132,26 +138,86 @@ where (c.folded_version, c.fold_version) <= (excluded.folded_version, excluded.f
 		if done = tag.RowsAffected() == 1; !done || c.Generation == nil {
 			return s.retire(ctx, tx, c.Extraction)
 		}
-		var state string
-		if err := tx.QueryRow(ctx, `select state from generations where generation = $1 for update`, *c.Generation).Scan(&state); err != nil {
-			return fmt.Errorf("generation %d: %w", *c.Generation, err)
+		if err := lock(ctx, tx, *c.Generation, "ready"); err != nil {
+			return err
 		}
-		if state == "old" {
-			return fmt.Errorf("generation %d is being dropped", *c.Generation)
-		}
-		if state == "loading" {
-			for _, t := range tables {
-				if _, err := tx.Exec(ctx, fmt.Sprintf(`alter table %s attach partition %s for values in (%d)`, parent(t.name), Table(t.name, *c.Generation), *c.Generation)); err != nil {
-					return err
-				}
-			}
-		}
-		if _, err := tx.Exec(ctx, `update generations set state = 'ready', retired_at = null where generation = $1`, *c.Generation); err != nil {
+		if _, err := tx.Exec(ctx, `update generations set retired_at = null where generation = $1`, *c.Generation); err != nil {
 			return err
 		}
 		return s.retire(ctx, tx, c.Extraction)
 	})
 	return done, err
+}
+
+// dropped is what became of a generation whose loader's connection broke: it is loaded again.
+func dropped(generation int64) error {
+	return fmt.Errorf("%w: generation %d was dropped meanwhile: its loader had lost its connection", eventlog.ErrUnavailable, generation)
+}
+
+// lock holds the row of a generation that is in one of these states until the transaction ends.
+func lock(ctx context.Context, tx pgx.Tx, generation int64, states ...string) error {
+	var state string
+	err := tx.QueryRow(ctx, `select state from generations where generation = $1 and state = any($2) for update`, generation, states).Scan(&state)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dropped(generation)
+	}
+	return err
+}
+
+// attach makes a loaded generation part of what SQL users read, before anything says that it is shown: a statement that
+// was planned without it must not find it shown when it runs.
+func (s *Store) attach(ctx context.Context, generation int64) error {
+	attached := false
+	var since time.Time
+	err := s.in(ctx, func(tx pgx.Tx) error {
+		if err := lock(ctx, tx, generation, "loading", "ready"); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `update generations set state = 'ready' where generation = $1 and state = 'loading'`, generation)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		for _, t := range tables {
+			if _, err := tx.Exec(ctx, fmt.Sprintf(`alter table %s attach partition %s for values in (%d)`, parent(t.name), Table(t.name, generation), generation)); err != nil {
+				return err
+			}
+		}
+		attached = true
+		return tx.QueryRow(ctx, `select clock_timestamp()`).Scan(&since)
+	})
+	if err != nil || !attached {
+		return err
+	}
+	return s.settle(ctx, since)
+}
+
+// Planning takes milliseconds; a statement that reads for longer than longestPlanning is past it.
+const (
+	longestPlanning = 3 * time.Second
+	planningPoll    = 10 * time.Millisecond
+)
+
+// settle waits until no statement is still being planned that began before.
+func (s *Store) settle(ctx context.Context, before time.Time) error {
+	parents := make([]string, len(tables))
+	for i, t := range tables {
+		parents[i] = parent(t.name)
+	}
+	for end := time.Now().Add(longestPlanning); time.Now().Before(end); {
+		var planning bool
+		err := s.pool.QueryRow(ctx, `select exists (select from pg_locks l join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'relation' and l.database = (select oid from pg_database where datname = current_database()) and l.relation = any($1::text[]::regclass[])
+    and a.state = 'active' and a.backend_type = 'client backend' and a.query_start <= $2 and a.application_name <> $3 and a.pid <> pg_backend_pid())`, parents, before, collectorName).Scan(&planning)
+		if err != nil || !planning {
+			return Away(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(planningPoll):
+		}
+	}
+	return nil
 }
 
 // retire notes since when generations of an extraction are not shown any more.

@@ -112,13 +112,9 @@ create table generations.vocabulary (
     primary key (vocabulary_sha256, id)
 );
 
--- An installation of the time when a projection held the tables: what the newest extractions show moves here, and goes on
--- being shown until it is folded again. As many as one transaction can lock; the others are folded again first.
+-- An installation of the time when a projection held the tables has them moved by the next migration.
 -- +goose StatementBegin
 do $$
-declare
-    f record;
-    t text;
 begin
     if to_regclass('features_v1.folds') is null then
         return;
@@ -126,19 +122,7 @@ begin
     perform setval('generations.number', greatest((select max(generation) from features_v1.generations), 1));
     insert into generations.vocabulary select * from features_v1.vocabulary;
     insert into generations.corpus_sequences select * from features_v1.corpus_sequences;
-    for f in
-        select d.extraction_id, d.folded_version, d.terminal, d.generation, d.features, d.statistics, d.folded_at, d.running_since, d.fold_seconds
-        from features_v1.folds d join features_v1.extractions e using (extraction_id)
-        where d.generation is not null and not e.deleted order by e.requested desc limit 50
-    loop
-        foreach t in array array['features', 'feature_distributions', 'feature_tokens', 'feature_activations', 'token_features'] loop
-            execute format('alter table features_v1.%s detach partition features_v1.%s_g%s', t, t, f.generation);
-            execute format('alter table features_v1.%s_g%s set schema generations', t, f.generation);
-            execute format('alter table generations.%s attach partition generations.%s_g%s for values in (%s)', t, t, f.generation, f.generation);
-        end loop;
-        insert into generations.generations (generation, extraction_id, key, state) values (f.generation, f.extraction_id, 'of an older version', 'ready');
-        insert into generations.current values (f.extraction_id, f.folded_version, f.terminal, 0, f.generation, f.features, f.statistics, coalesce(f.folded_at, now()), f.running_since, f.fold_seconds);
-    end loop;
+    truncate features_v1.vocabulary, features_v1.corpus_sequences;
 end
 $$;
 -- +goose StatementEnd
