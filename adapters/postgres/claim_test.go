@@ -209,7 +209,73 @@ func TestTheEndOfAWorkersSessionFreesItsLeases(t *testing.T) {
 	require.Equal(t, 2, claim(t, log, "worker-2").Attempt)
 }
 
-func TestALeaseThatRanOutCostsNoAttemptWhileItsWorkerLives(t *testing.T) {
+// short leases: a session that is older than one is not just back.
+func short(c *postgres.Config) { c.LeaseTime = 300 * time.Millisecond }
+
+func TestALeaseThatRanOutIsTakenBackByAWorkerThatIsHeardOfAgain(t *testing.T) {
+	t.Parallel()
+	log := openWork(t, short)
+	session(t, log, "worker-1")
+	lease := claim(t, log, "worker-1")
+	reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
+	w := only(t, log)
+	require.Equal(t, 1, w.Attempts)
+	require.Contains(t, w.Causes[0].Detail, "no sign of life")
+	_, err := log.Heartbeat(t.Context(), *lease, eventlog.Progress{Batches: 1})
+	require.NoError(t, err)
+	w = only(t, log)
+	require.Equal(t, "worker-1", w.Owner)
+	require.Equal(t, 1, w.Attempts, "it is the same attempt")
+	require.Equal(t, "cut off", w.Causes[0].Outcome)
+	record := to("a", 1, note("recorded", eventlog.CloseWork{Work: segment}))
+	record.Fence = lease.Held()
+	_, err = log.Append(t.Context(), record)
+	require.NoError(t, err)
+}
+
+func TestALeaseThatWasGivenAwayMeanwhileCostsNoAttemptOnceItsWorkerIsHeardOf(t *testing.T) {
+	t.Parallel()
+	for name, speak := range map[string]func(*testing.T, *postgres.Log, eventlog.Lease){
+		"by a heartbeat": func(t *testing.T, log *postgres.Log, lease eventlog.Lease) {
+			_, err := log.Heartbeat(t.Context(), lease, eventlog.Progress{})
+			require.ErrorAs(t, err, new(*eventlog.FencedError))
+		},
+		"by its next session": func(t *testing.T, log *postgres.Log, _ eventlog.Lease) { session(t, log, "worker-1")() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := openWork(t)
+			end := session(t, log, "worker-1")
+			lease := claim(t, log, "worker-1")
+			end()
+			reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
+			require.Equal(t, 2, claim(t, log, "worker-2").Attempt, "as if its process had ended")
+			for range 2 {
+				speak(t, log, *lease)
+				require.Equal(t, 1, only(t, log).Attempts)
+			}
+			require.Equal(t, "cut off", only(t, log).Causes[0].Outcome)
+		})
+	}
+}
+
+// A machine that lost its power leaves a session behind for a while.
+func TestAWorkerThatIsNotHeardOfUsesAnAttemptUpThoughItsSessionStands(t *testing.T) {
+	t.Parallel()
+	log := openWork(t, short)
+	for i := range 3 {
+		owner := fmt.Sprint("worker-", i)
+		session(t, log, owner)
+		require.Equal(t, i+1, claim(t, log, owner).Attempt)
+		reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
+	}
+	lost, err := log.Reap(t.Context())
+	require.NoError(t, err)
+	require.Len(t, lost, 1)
+	require.Equal(t, 3, lost[0].Attempts)
+}
+
+func TestAWorkerThatIsJustBackHasALeasesLifeToSaySo(t *testing.T) {
 	t.Parallel()
 	log := openWork(t)
 	session(t, log, "worker-1")
@@ -217,11 +283,24 @@ func TestALeaseThatRanOutCostsNoAttemptWhileItsWorkerLives(t *testing.T) {
 	expire(t, log)
 	_, err := log.Reap(t.Context())
 	require.NoError(t, err)
+	require.Nil(t, claim(t, log, "worker-2"))
+	_, err = log.Heartbeat(t.Context(), *lease, eventlog.Progress{})
+	require.NoError(t, err)
+	require.Empty(t, only(t, log).Causes)
+}
+
+func TestWhoGotNowhereCannotTakeTheWorkBack(t *testing.T) {
+	t.Parallel()
+	log := openWork(t)
+	lease := claim(t, log, "worker-1")
+	_, err := log.Pool().Exec(t.Context(), `update work set advanced_at = advanced_at - interval '1 hour'`)
+	require.NoError(t, err)
+	_, err = log.Reap(t.Context())
+	require.NoError(t, err)
 	_, err = log.Heartbeat(t.Context(), *lease, eventlog.Progress{})
 	require.ErrorAs(t, err, new(*eventlog.FencedError))
-	w := only(t, log)
-	require.Zero(t, w.Attempts)
-	require.Contains(t, w.Causes[0].Detail, "cut off from the database")
+	require.Equal(t, 1, only(t, log).Attempts, "it lives, but it used an attempt up")
+	require.Equal(t, "lost", only(t, log).Causes[0].Outcome)
 }
 
 func TestARestartOfTheServerTakesNoLeaseFromAWorkerThatLives(t *testing.T) {
@@ -309,7 +388,10 @@ func TestWorkThatWasLostTooOftenIsClosedOnlyIfNobodyHasItSince(t *testing.T) {
 	require.NoError(t, log.ReleaseLease(t.Context(), *lease))
 	_, err = log.Append(t.Context(), fail)
 	require.Equal(t, &eventlog.FencedError{Fence: *lost[0].Held()}, err, "it was given out since")
-	fail.Fence = (eventlog.Lost{Work: segment, Fence: lease.Fence}).Held()
+	now := eventlog.Lost{Work: segment}
+	require.NoError(t, log.Pool().QueryRow(t.Context(), `select fence from work`).Scan(&now.Fence))
+	require.Greater(t, now.Fence, lease.Fence)
+	fail.Fence = now.Held()
 	_, err = log.Append(t.Context(), fail)
 	require.NoError(t, err)
 }

@@ -74,11 +74,14 @@ func notNil(s []string) []string {
 
 const heartbeatSQL = `
 update work set expires_at = clock_timestamp() + $6 * interval '1 second', progress = $7, batch_seconds = $9,
-    advanced_at = case when batches = $8 then advanced_at else clock_timestamp() end, batches = $8
-where kind = $1 and subject = $2 and index = $3 and owner = $4 and fence = $5
+    advanced_at = case when batches = $8 and owner is not null then advanced_at else clock_timestamp() end, batches = $8,
+    owner = $4, attended = case when owner is null then attends($4) else attended end,
+    causes = case when owner is null then jsonb_set(causes, '{-1,outcome}', '"cut off"') else causes end
+where kind = $1 and subject = $2 and index = $3 and (owner = $4 or owner is null) and fence = $5
 returning expires_at`
 
-// Heartbeat renews a lease and stores what its worker tells. *FencedError: stop at the next batch.
+// Heartbeat renews a lease and stores what its worker tells. One that was lost because the worker was not heard of is
+// taken back, if nobody else was given the work. *FencedError: stop at the next batch.
 func (l *Log) Heartbeat(ctx context.Context, lease eventlog.Lease, p eventlog.Progress) (time.Time, error) {
 	var detail any
 	if len(p.Detail) > 0 {
@@ -88,6 +91,9 @@ func (l *Log) Heartbeat(ctx context.Context, lease eventlog.Lease, p eventlog.Pr
 	err := l.pool.QueryRow(ctx, heartbeatSQL, lease.Work.Kind, lease.Work.Subject, lease.Work.Index, lease.Owner, lease.Fence,
 		l.cfg.LeaseTime.Seconds(), detail, p.Batches, p.BatchTime.Seconds()).Scan(&expires)
 	if errors.Is(err, pgx.ErrNoRows) {
+		if _, err := l.pool.Exec(ctx, speaksSQL, lease.Owner); err != nil {
+			return time.Time{}, fmt.Errorf("heartbeat of %s: %w", lease.Work, unavailable(err))
+		}
 		return time.Time{}, &eventlog.FencedError{Fence: *lease.Held()}
 	}
 	if err != nil {
@@ -96,8 +102,10 @@ func (l *Log) Heartbeat(ctx context.Context, lease eventlog.Lease, p eventlog.Pr
 	return expires.UTC(), nil
 }
 
+const speaksSQL = `select speaks($1)`
+
 const giveBackSQL = `
-update work set owner = null, attended = false, expires_at = null, attempts = greatest(attempts - 1, 0), not_before = clock_timestamp() + $6 * interval '1 second',
+update work set owner = null, attended = false, expires_at = null, fence = nextval('work_fence'), attempts = greatest(attempts - 1, 0), not_before = clock_timestamp() + $6 * interval '1 second',
     pauses = case when $7 = '' then 0 else pauses + 1 end, failures = case when $7 = '' then 0 when $8 then failures + 1 else failures end,
     causes = case when $7 = '' then causes else add_cause(causes, owner, attempts, 'put off', $7) end
 where kind = $1 and subject = $2 and index = $3 and owner = $4 and fence = $5`
@@ -105,7 +113,7 @@ where kind = $1 and subject = $2 and index = $3 and owner = $4 and fence = $5`
 // ReleaseLease gives work back that was not finished, as a worker does that is told to stop: nothing
 // was lost, so no attempt is counted. A lease that was lost already is no error.
 func (l *Log) ReleaseLease(ctx context.Context, lease eventlog.Lease) error {
-	_, err := l.pool.Exec(ctx, `update work set owner = null, attended = false, expires_at = null, attempts = greatest(attempts - 1, 0)
+	_, err := l.pool.Exec(ctx, `update work set owner = null, attended = false, expires_at = null, fence = nextval('work_fence'), attempts = greatest(attempts - 1, 0)
 where kind = $1 and subject = $2 and index = $3 and owner = $4 and fence = $5`, lease.Work.Kind, lease.Work.Subject, lease.Work.Index, lease.Owner, lease.Fence)
 	if err != nil {
 		return fmt.Errorf("give back the lease of %s: %w", lease.Work, unavailable(err))
@@ -189,7 +197,7 @@ select owner from owners where not attends(owner) order by owner`)
 	if err != nil {
 		return nil, fmt.Errorf("look for workers that have ended: %w", unavailable(err))
 	}
-	if _, err := l.pool.Exec(ctx, `select free_lost($1, $2)`, notNil(l.absent.gone(away, time.Now())), l.cfg.StallTime.Seconds()); err != nil {
+	if _, err := l.pool.Exec(ctx, `select free_lost($1, $2, $3)`, notNil(l.absent.gone(away, time.Now())), l.cfg.StallTime.Seconds(), l.cfg.LeaseTime.Seconds()); err != nil {
 		return nil, fmt.Errorf("free lost leases: %w", unavailable(err))
 	}
 	rows, _ = l.pool.Query(ctx, `select kind, subject, index, attempts, fence, causes from work where owner is null and attempts >= $1 and attempts > 0 order by opened limit 1000`, l.cfg.MaxAttempts)
@@ -210,8 +218,8 @@ const (
 )
 
 // Attend keeps a session that holds the lock of the worker's name, until ctx ends. The server ends it with the process,
-// at once where the process was killed. The server's end of a connection to a machine that cannot be reached stays for
-// longer than a lease lives, so such a worker's leases run out by time.
+// at once where the process was killed. The server's end of a connection to a machine that cannot be reached stays for two
+// minutes, which is longer than a lease lives, so such a worker's leases run out by time.
 func (l *Log) Attend(ctx context.Context, owner string, attended func()) {
 	for ctx.Err() == nil {
 		if err := l.attendOnce(ctx, owner, attended); err != nil && ctx.Err() == nil {
@@ -227,8 +235,8 @@ func (l *Log) Attend(ctx context.Context, owner string, attended func()) {
 func (l *Log) attendOnce(ctx context.Context, owner string, attended func()) error {
 	cfg := l.pool.Config().ConnConfig
 	cfg.RuntimeParams["application_name"] = "featuremill worker " + owner
-	for _, name := range []string{"tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"} {
-		delete(cfg.RuntimeParams, name)
+	for name, value := range map[string]string{"tcp_keepalives_idle": "60", "tcp_keepalives_interval": "15", "tcp_keepalives_count": "4"} {
+		cfg.RuntimeParams[name] = value
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -252,6 +260,9 @@ func (l *Log) attendOnce(ctx context.Context, owner string, attended func()) err
 			return ctx.Err()
 		case <-time.After(attendPoll / 10):
 		}
+	}
+	if _, err := conn.Exec(ctx, speaksSQL, owner); err != nil {
+		return err
 	}
 	attended()
 	for {

@@ -144,11 +144,16 @@ func (w *Worker) record(ctx context.Context, task *Task, do func() error) error 
 }
 
 // UntilRecorded repeats what the log could not take because it was away: what took minutes to compute is not
-// thrown away for that. It ends when the worker is to stop, or with the lease.
+// thrown away for that. It ends when the worker is to stop, or with the lease; one that has run out meanwhile is taken
+// back if nobody else was given the work.
 func UntilRecorded(ctx context.Context, task *Task, do func() error) error {
-	for {
+	for renewed := false; ; {
 		err := do()
+		var fenced *eventlog.FencedError
 		switch {
+		case errors.As(err, &fenced) && !renewed && task.renew(ctx) == nil:
+			renewed = true
+			continue
 		case err != nil && over(err):
 			return errors.Join(ErrLost, err) // it ended meanwhile
 		case !errors.Is(err, eventlog.ErrUnavailable):

@@ -28,6 +28,7 @@ type Task struct {
 	stop    <-chan struct{}
 	lost    chan struct{}
 	reports *reports
+	renew   func(context.Context) error // says to the log that the lease is still held
 }
 
 // reports is what the heartbeat sends and the watchdog watches.
@@ -163,6 +164,10 @@ func (l *Loop) Run(ctx context.Context) error {
 func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 	log := l.cfg.Logger.With("work", lease.Work.String(), "fence", lease.Fence, "attempt", lease.Attempt)
 	task := &Task{Lease: lease, stop: ctx.Done(), lost: make(chan struct{}), reports: &reports{}}
+	task.renew = func(ctx context.Context) error {
+		_, err := l.leases.Heartbeat(ctx, lease, task.reports.progress())
+		return err
+	}
 	task.reports.last.Store(time.Now().UnixNano())
 
 	// The job outlives ctx by one batch: it ends at task.Batch. Only a lost lease cancels it at once.

@@ -221,6 +221,10 @@ func (w *Worker) ensureCorpus(ctx context.Context, task *Task, in inputs, tokens
 // inline does a corpus chunk inside the plan's task, and keeps the chunk's lease alive as the loop keeps the plan's.
 func (w *Worker) inline(ctx context.Context, task *Task, lease eventlog.Lease) error {
 	inner := &Task{Lease: lease, stop: task.stop, lost: task.lost, reports: task.reports}
+	inner.renew = func(ctx context.Context) error {
+		_, err := w.leases.Heartbeat(ctx, lease, inner.reports.progress())
+		return err
+	}
 	held, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.keepInline(held, inner, cancel) })

@@ -27,7 +27,7 @@ type Cause struct {
 	At      time.Time `json:"at"`
 	Owner   string    `json:"owner"`
 	Attempt int       `json:"attempt"`
-	Outcome string    `json:"outcome"` // lost, put off
+	Outcome string    `json:"outcome"` // lost, cut off (its process came back), put off
 	Detail  string    `json:"detail"`
 }
 
@@ -86,8 +86,8 @@ func (l Lost) Held() *Fence { return &Fence{Work: l.Work, Fence: l.Fence} }
 // to another worker, done, or called off. Every method may return an error that wraps ErrUnavailable.
 //
 // An attempt is used up by a claim whose process did not come back. A process is known by more than time:
-// while it attends, its end is noticed within two seconds, and a lease that ran out because the log was
-// away costs nothing.
+// while it attends, its end is noticed within two seconds. One that was cut off until its lease had run out, and then
+// is heard of again, has used up none, and has its lease still if nobody else was given the work.
 type Leases interface {
 	// Attend keeps a session for a worker until ctx ends, and opens it again when it breaks. attended is called each
 	// time that there is one; claims that are made from then on are known to belong to it.

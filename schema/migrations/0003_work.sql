@@ -36,21 +36,33 @@ create function attends(who text) returns boolean language sql volatile as $$
 $$;
 -- +goose StatementEnd
 
+-- since_when a worker has its session; null = it has none.
+-- +goose StatementBegin
+create function since_when(who text) returns timestamptz language sql volatile as $$
+    select max(a.backend_start) from pg_locks l join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'advisory' and l.granted and l.mode = 'ExclusiveLock' and l.objsubid = 1
+      and l.database = (select oid from pg_database where datname = current_database())
+      and (l.classid::bigint << 32) | l.objid::bigint = hashtextextended(who, 8)
+$$;
+-- +goose StatementEnd
+
 -- free_lost takes leases away and tells, in the row, what became of them:
 --   gone: names of workers whose sessions have ended, and have not come back;
---   a lease that ran out: it used up an attempt, unless its worker has a session and is therefore alive. Of a worker
---   that has just lost its session nobody knows yet: the row waits until it is back, or gone;
+--   a lease that ran out. Of a worker that has just lost its session nobody knows yet: the row waits until it is back, or
+--   gone. One that has just come back has a lease's life to renew it;
 --   a lease whose batch counter stood still for stall seconds and for ten batches.
+-- What is lost has used up an attempt, until its worker speaks again. Until the work is given out anew its worker can
+-- take it back, but not where it got nowhere.
 -- Each row is locked by its key before it is judged, so no plan takes more than was chosen.
 -- +goose StatementBegin
-create function free_lost(gone text[], stall double precision) returns bigint language plpgsql volatile
+create function free_lost(gone text[], stall double precision, lease_seconds double precision) returns bigint language plpgsql volatile
 set enable_sort = off set enable_incremental_sort = off set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on as $$
 declare
     c record;
     held work;
-    alive boolean;
     ran_out boolean;
     stood double precision;
+    stalled boolean;
     why text;
     freed bigint := 0;
 begin
@@ -64,22 +76,31 @@ begin
         continue when not found or held.owner is null;
         ran_out := held.expires_at < clock_timestamp();
         stood := extract(epoch from clock_timestamp() - held.advanced_at);
-        alive := held.attended and not held.owner = any(gone) and attends(held.owner);
+        stalled := stall > 0 and stood > greatest(stall, 10 * held.batch_seconds);
         why := case
             when held.attended and held.owner = any(gone) then 'its process ended'
-            when stall > 0 and stood > greatest(stall, 10 * held.batch_seconds) then 'it got nowhere for ' || round(stood) || ' s'
-            when ran_out and alive then 'its process was cut off from the database until its lease had run out'
-            when ran_out and not held.attended then 'its process gave no sign of life until its lease had run out'
+            when stalled then 'it got nowhere for ' || round(stood) || ' s'
+            when ran_out and (not held.attended or since_when(held.owner) < clock_timestamp() - lease_seconds * interval '1 second')
+                then 'its process gave no sign of life until its lease had run out'
         end;
         continue when why is null; -- it was renewed meanwhile, or nobody knows yet
-        update work w set owner = null, expires_at = null, attended = false,
-            attempts = case when why like 'its process was cut off%' then greatest(w.attempts - 1, 0) else w.attempts end,
-            causes = add_cause(w.causes, held.owner, held.attempts, 'lost', why)
+        update work w set owner = null, expires_at = null, attended = false, causes = add_cause(w.causes, held.owner, held.attempts, 'lost', why),
+            fence = case when stalled then nextval('work_fence') else w.fence end
         where w.kind = c.kind and w.subject = c.subject and w.index = c.index;
         freed := freed + 1;
     end loop;
     return freed;
 end
+$$;
+-- +goose StatementEnd
+
+-- speaks is called when a worker is heard of whose lease was lost: its process was cut off, and did not end. So it has used
+-- up no attempt.
+-- +goose StatementBegin
+create function speaks(who text) returns void language sql volatile as $$
+    update work w set attempts = greatest(w.attempts - 1, 0),
+        causes = jsonb_set(w.causes, '{-1}', (w.causes -> -1) || '{"outcome": "cut off", "detail": "its process was cut off from the database, and came back"}')
+    where w.causes <> '[]' and w.causes -> -1 ->> 'owner' = who and w.causes -> -1 ->> 'outcome' = 'lost' and w.causes -> -1 ->> 'detail' not like 'it got nowhere%'
 $$;
 -- +goose StatementEnd
 
@@ -131,7 +152,7 @@ declare
     here constant boolean := attends(who);
     seen boolean;
 begin
-    perform free_lost('{}', 0);
+    perform free_lost('{}', 0, lease_seconds);
     for tier in 1 .. 4 loop
         tier_kinds := array(select k from unnest(kinds) k where (k = any(last_kinds)) = (tier > 2));
         subjects := only_subjects;
@@ -251,7 +272,7 @@ on conflict do nothing;
 
 -- +goose Down
 delete from work where kind = 'fold';
-drop function claim_work, take_work, free_lost, attends, add_cause;
+drop function claim_work, take_work, free_lost, since_when, speaks, attends, add_cause;
 drop index work_free, work_free_of, work_held, work_tried, work_put_off, work_subject;
 create index work_subject on work (subject);
 alter table work drop column not_before, drop column attended, drop column pauses, drop column failures, drop column causes;
