@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -32,6 +33,8 @@ type Store interface {
 	List(ctx context.Context, prefix string) iter.Seq2[Item, error]
 	// Leftovers returns the files of this machine that puts and fetches left behind, or are at work on.
 	Leftovers(ctx context.Context) ([]Leftover, error)
+	// Clear removes a leftover that nobody has touched since, and reports whether it did.
+	Clear(ctx context.Context, l Leftover) (bool, error)
 	Close() error
 }
 
@@ -101,23 +104,55 @@ func OpenFiles(root string) (*Files, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, fmt.Errorf("blob folder: %w", err)
 	}
-	return &Files{root: root}, nil
+	m, err := os.OpenFile(filepath.Join(root, marker), os.O_CREATE|os.O_RDONLY, 0o444)
+	if err != nil {
+		return nil, fmt.Errorf("blob folder: %w", err)
+	}
+	return &Files{root: root}, m.Close()
+}
+
+// marker is an empty file in the folder that is there as long as the folder is the one that was opened. A disk that is not
+// mounted any more leaves an empty folder of the same name behind: nothing is missing from it, and nothing may go into it.
+const marker = ".store"
+
+// away returns the error of a folder that is not the one that was opened.
+func (f *Files) away() error {
+	if _, err := os.Stat(filepath.Join(f.root, marker)); err != nil {
+		return fmt.Errorf("%w: %s is not the folder that was opened (its file %s is gone): is its disk mounted?", ErrUnavailable, f.root, marker)
+	}
+	return nil
+}
+
+// gone says what an error about a blob's file means: fs.ErrNotExist only while the folder itself is there.
+func (f *Files) gone(key string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := f.away(); err != nil {
+			return fmt.Errorf("blob %s: %w", key, err)
+		}
+	}
+	return fmt.Errorf("blob %s: %w", key, err)
 }
 
 func (f *Files) path(key string) (string, error) {
-	if !fs.ValidPath(key) || key == "." || strings.HasSuffix(key, temporary) {
+	if !fs.ValidPath(key) || key == "." || key == marker || strings.HasSuffix(key, temporary) {
 		return "", fmt.Errorf("blob key %q: want a clean relative path", key)
 	}
 	return filepath.Join(f.root, filepath.FromSlash(key)), nil
 }
 
-const temporary = ".partial"
+const (
+	temporary = ".partial"
+	deleting  = ".deleting" + temporary // what DeleteOlder is about to look at
+)
 
 // Put implements Store.
 func (f *Files) Put(ctx context.Context, key string, r io.Reader) (err error) {
 	path, err := f.path(key)
 	if err != nil {
 		return err
+	}
+	if err := f.away(); err != nil {
+		return fmt.Errorf("store %s: %w", key, err)
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -185,7 +220,7 @@ func (f *Files) Open(_ context.Context, key string) (Blob, error) {
 	}
 	h, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("blob %s: %w", key, err)
+		return nil, f.gone(key, err)
 	}
 	st, err := h.Stat()
 	if err != nil {
@@ -201,7 +236,7 @@ func (f *Files) Local(_ context.Context, key, _ string) (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("blob %s: %w", key, err)
+		return "", f.gone(key, err)
 	}
 	return path, nil
 }
@@ -232,12 +267,18 @@ func (f *Files) DeleteOlder(_ context.Context, key string, than time.Time) (bool
 	if err != nil {
 		return false, fmt.Errorf("delete blob %s: %w", key, err)
 	}
-	taken := path + ".deleting" + temporary
+	taken := path + deleting
 	if err := os.Rename(path, taken); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // somebody else collects
+		}
 		return false, fmt.Errorf("delete blob %s: %w", key, err)
 	}
 	if st, err = os.Stat(taken); err == nil && !st.ModTime().Before(than) {
 		return false, os.Rename(taken, path) // the bytes are those that its name says, whoever stored them
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // Leftovers of another process has given it its name back
 	}
 	if err := errors.Join(err, os.Remove(taken)); err != nil {
 		return false, fmt.Errorf("delete blob %s: %w", key, err)
@@ -251,7 +292,7 @@ func (f *Files) List(ctx context.Context, prefix string) iter.Seq2[Item, error] 
 		err := f.walk(ctx, func(path string, info fs.FileInfo) error {
 			rel, err := filepath.Rel(f.root, path)
 			key := filepath.ToSlash(rel)
-			if err != nil || strings.HasSuffix(path, temporary) || !strings.HasPrefix(key, prefix) {
+			if err != nil || key == marker || strings.HasSuffix(path, temporary) || !strings.HasPrefix(key, prefix) {
 				return err
 			}
 			if !yield(Item{Key: key, Bytes: info.Size(), Modified: info.ModTime()}, nil) {
@@ -265,15 +306,54 @@ func (f *Files) List(ctx context.Context, prefix string) iter.Seq2[Item, error] 
 	}
 }
 
-// Leftovers implements Store.
+// Leftovers implements Store. A blob that DeleteOlder took from its name and did not come to judge, because its process was
+// killed, gets its name back.
 func (f *Files) Leftovers(ctx context.Context) (out []Leftover, err error) {
 	err = f.walk(ctx, func(path string, info fs.FileInfo) error {
+		if whole, ok := strings.CutSuffix(path, deleting); ok {
+			_, err := os.Stat(whole)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				err = os.Rename(path, whole)
+			case err == nil:
+				err = os.Remove(path) // it has been stored again meanwhile
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // whoever took it has come to judge it
+			}
+			return err
+		}
 		if strings.HasSuffix(path, temporary) {
 			out = append(out, Leftover{Path: path, Bytes: info.Size(), Modified: info.ModTime()})
 		}
 		return nil
 	})
 	return out, err
+}
+
+// Clear implements Store. Who fetches into a file holds its lock, and who writes to it makes it younger.
+func (f *Files) Clear(_ context.Context, l Leftover) (bool, error) {
+	h, err := os.Open(l.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("leftover: %w", err)
+	}
+	defer func() { _ = h.Close() }() // and with it the lock
+	if err := syscall.Flock(int(h.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return false, nil
+		}
+		return false, fmt.Errorf("leftover %s: %w", l.Path, err)
+	}
+	if st, err := h.Stat(); err != nil || st.ModTime().After(l.Modified) {
+		return false, err
+	}
+	if err := os.Remove(l.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("leftover: %w", err)
+	}
+	return true, nil
 }
 
 // walk visits all files; what goes away meanwhile is passed over.

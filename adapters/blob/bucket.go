@@ -65,13 +65,30 @@ func wrap(key string, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrUnavailable), errors.Is(err, errChanged):
 		return fmt.Errorf("blob %s: %w", key, err)
 	case code == "NoSuchBucket":
-		return fmt.Errorf("blob %s: there is no such bucket: make it, or mend the store's address: %w", key, err)
+		return fmt.Errorf("blob %s: %w: %w: %w", key, ErrUnavailable, errNoBucket, err)
 	case gcerrors.Code(err) == gcerrors.NotFound:
 		return fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
 	case status >= http.StatusBadRequest && status < http.StatusInternalServerError && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests && code != "SlowDown" && code != "RequestTimeout":
 		return fmt.Errorf("blob %s: the object store refuses it: %w", key, err)
 	}
 	return fmt.Errorf("blob %s: %w: %w", key, ErrUnavailable, err)
+}
+
+var errNoBucket = errors.New("there is no such bucket: make it, or mend the store's address")
+
+// missing tells a blob that is not there from a bucket that is not there: the answer to a look at a blob does not say which.
+func (b *Bucket) missing(ctx context.Context, key string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	there, asked := b.bucket.IsAccessible(ctx)
+	switch {
+	case asked != nil:
+		return wrap(key, asked)
+	case !there:
+		return fmt.Errorf("blob %s: %w: %w", key, ErrUnavailable, errNoBucket)
+	}
+	return err
 }
 
 // Pauses of what is tried again at once. The client of the store has tried each request three times by then; a longer
@@ -170,7 +187,7 @@ func (b *Bucket) Open(ctx context.Context, key string) (Blob, error) {
 	var a *blob.Attributes
 	err := again(ctx, func() (err error) {
 		a, err = b.bucket.Attributes(ctx, key)
-		return wrap(key, err)
+		return b.missing(ctx, key, wrap(key, err))
 	})
 	if err != nil {
 		return nil, err
@@ -221,6 +238,9 @@ func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[Item, error]
 
 // Leftovers implements Store: what fetches have left in the cache folder. An upload that does not end leaves no object.
 func (b *Bucket) Leftovers(ctx context.Context) ([]Leftover, error) { return b.cache.Leftovers(ctx) }
+
+// Clear implements Store.
+func (b *Bucket) Clear(ctx context.Context, l Leftover) (bool, error) { return b.cache.Clear(ctx, l) }
 
 // Cached returns the files that were fetched to this machine.
 func (b *Bucket) Cached(ctx context.Context) iter.Seq2[Item, error] { return b.cache.List(ctx, "") }

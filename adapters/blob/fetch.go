@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -57,11 +58,11 @@ func (b *Bucket) Local(ctx context.Context, key, sha256 string) (string, error) 
 	}
 	partial := filepath.Join(b.cache.root, "fetch", sha256+temporary)
 	if err := os.MkdirAll(filepath.Dir(partial), 0o755); err != nil {
-		return "", err
+		return "", cacheError(err)
 	}
 	file, err := locked(ctx, partial)
 	if err != nil {
-		return "", err
+		return "", cacheError(err)
 	}
 	defer func() { _ = file.Close() }() // and with it the lock
 	if path, err := b.cache.Local(ctx, cached, sha256); err == nil {
@@ -76,12 +77,21 @@ func (b *Bucket) Local(ctx context.Context, key, sha256 string) (string, error) 
 		return "", err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
+		return "", cacheError(err)
 	}
 	if err := os.Rename(partial, path); err != nil {
-		return "", err
+		return "", cacheError(err)
 	}
-	return path, b.cache.syncFolders(filepath.Dir(path))
+	return path, cacheError(b.cache.syncFolders(filepath.Dir(path)))
+}
+
+// cacheError is an error of a file in the cache. One that was removed under the fetch's hands comes again with the next
+// fetch: it must not read as a blob that the store does not have.
+func cacheError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: somebody removed what was being fetched: %s", ErrUnavailable, err.Error())
+	}
+	return err
 }
 
 // locked opens a file that nobody else has, and waits while somebody has it. What it has fetched meanwhile is progress.

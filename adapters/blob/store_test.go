@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -249,7 +250,7 @@ func TestWhatPassesIsToldFromWhatStays(t *testing.T) {
 		"403":             {status(403, "AccessDenied"), false},
 		"the wrong key":   {status(403, "SignatureDoesNotMatch"), false},
 		"a closed line":   {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }, true},
-		"no such bucket":  {status(404, "NoSuchBucket"), false},
+		"no such bucket":  {status(404, "NoSuchBucket"), true},
 		"a bad request":   {status(400, "InvalidArgument"), false},
 		"a slow request":  {status(400, "RequestTimeout"), true},
 		"too many of all": {status(429, "TooManyRequests"), true},
@@ -419,4 +420,105 @@ func TestTwoThatWantTheSameFetchItOnce(t *testing.T) {
 	paths.Range(func(any, any) bool { n++; return true })
 	require.Equal(t, 1, n)
 	require.Less(t, c.sent.Load(), int64(len(data)+1<<20))
+}
+
+func TestNothingIsMissingFromAStoreThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join(t.TempDir(), "blobs")
+	files, err := blob.OpenFiles(root)
+	require.NoError(t, err)
+	line := newCloud(t)
+	for name, test := range map[string]struct {
+		store      blob.Store
+		away, back func()
+	}{
+		"a disk that is not mounted": {files,
+			func() { require.NoError(t, os.Rename(root, root+" away")); require.NoError(t, os.Mkdir(root, 0o755)) },
+			func() { require.NoError(t, os.Remove(root)); require.NoError(t, os.Rename(root+" away", root)) }},
+		"a bucket that was deleted": {line.open(t, t.TempDir()),
+			func() { // a look at a blob is answered without a body
+				line.breaks(func(w http.ResponseWriter, r *http.Request) bool {
+					w.WriteHeader(http.StatusNotFound)
+					if r.Method != http.MethodHead {
+						_, _ = io.WriteString(w, `<?xml version="1.0"?><Error><Code>NoSuchBucket</Code></Error>`)
+					}
+					return true
+				})
+			},
+			line.mend},
+	} {
+		require.NoError(t, test.store.Put(t.Context(), "a", strings.NewReader("x")), name)
+		test.away()
+		for _, key := range []string{"a", "b"} {
+			_, err := test.store.Open(t.Context(), key)
+			require.ErrorIs(t, err, blob.ErrUnavailable, name)
+			require.NotErrorIs(t, err, fs.ErrNotExist, name)
+			_, err = test.store.Local(t.Context(), key, strings.Repeat("0", 64))
+			require.ErrorIs(t, err, blob.ErrUnavailable, name)
+			require.NotErrorIs(t, err, fs.ErrNotExist, name)
+			_, err = blob.Has(t.Context(), test.store, key, 1)
+			require.ErrorIs(t, err, blob.ErrUnavailable, name)
+		}
+		require.ErrorIs(t, test.store.Put(t.Context(), "b", strings.NewReader("x")), blob.ErrUnavailable, name)
+		test.back()
+		_, err := test.store.Open(t.Context(), "b")
+		require.ErrorIs(t, err, fs.ErrNotExist, name)
+		require.Equal(t, []string{"a"}, keys(t, test.store, ""), name)
+	}
+}
+
+func TestABlobWhoseDeletionWasCutByAKillGetsItsNameBack(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s, err := blob.OpenFiles(root)
+	require.NoError(t, err)
+	for _, key := range []string{"x/taken", "x/again"} {
+		require.NoError(t, s.Put(t.Context(), key, strings.NewReader("bytes")))
+		// The moment between the two steps of DeleteOlder.
+		require.NoError(t, os.Rename(filepath.Join(root, key), filepath.Join(root, key+".deleting.partial")))
+	}
+	require.NoError(t, s.Put(t.Context(), "x/again", strings.NewReader("bytes")))
+	found, err := s.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.Equal(t, []string{"x/again", "x/taken"}, keys(t, s, ""))
+	entries, err := os.ReadDir(filepath.Join(root, "x"))
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+}
+
+func TestALeftoverThatSomebodyWorksOnStays(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s, err := blob.OpenFiles(root)
+	require.NoError(t, err)
+	old := time.Now().Add(-48 * time.Hour)
+	file := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(root, name+".partial"))
+		require.NoError(t, err)
+		require.NoError(t, os.Chtimes(f.Name(), old, old))
+		t.Cleanup(func() { require.NoError(t, f.Close()) })
+		return f
+	}
+	file("dead")
+	fetched := file("fetched")
+	require.NoError(t, syscall.Flock(int(fetched.Fd()), syscall.LOCK_EX))
+	written := file("written")
+	found, err := s.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, found, 3)
+	_, err = written.WriteString("more")
+	require.NoError(t, err)
+	var cleared []string
+	for _, l := range found {
+		done, err := s.Clear(t.Context(), l)
+		require.NoError(t, err)
+		if done {
+			cleared = append(cleared, filepath.Base(l.Path))
+		}
+	}
+	require.Equal(t, []string{"dead.partial"}, cleared)
+	found, err = s.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, found, 2)
 }

@@ -93,8 +93,7 @@ func (s *Sweeper) removed(r *Report, what, why string, bytes int64) {
 }
 
 // stored removes blobs. The list is made first, and what is named is read again after it: what was stored before an event
-// named it is then known. A blob
-// that has been stored again meanwhile stays.
+// named it is then known. A blob that has been stored again meanwhile stays.
 func (s *Sweeper) stored(ctx context.Context, named *Named, r *Report) error {
 	var old []blob.Item
 	for item, err := range s.Store.List(ctx, "") {
@@ -162,8 +161,14 @@ func (s *Sweeper) leftovers(ctx context.Context, r *Report) error {
 		if s.Now().Sub(f.Modified) <= s.Grace {
 			continue
 		}
-		if err := s.removeFile(f.Path); err != nil {
-			return err
+		if !s.Dry {
+			cleared, err := s.Store.Clear(ctx, f)
+			if err != nil {
+				return err
+			}
+			if !cleared {
+				continue
+			}
 		}
 		s.removed(r, f.Path, "whoever wrote it did not come to an end", f.Bytes)
 	}

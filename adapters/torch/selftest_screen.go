@@ -60,9 +60,14 @@ func logRatio(units []unitScore, all int) (low, high float64) {
 // student is the quantile of Student's t that leaves as little above it as standardDeviations do of a normal distribution
 // (Abramowitz and Stegun, 26.7.5): 5.47 for 15 degrees of freedom, 4.07 for 255.
 func student(freedom float64) float64 {
-	const z = standardDeviations
-	return z + (math.Pow(z, 3)+z)/(4*freedom) + (5*math.Pow(z, 5)+16*math.Pow(z, 3)+3*z)/(96*freedom*freedom) +
-		(3*math.Pow(z, 7)+19*math.Pow(z, 5)+17*math.Pow(z, 3)-15*z)/(384*freedom*freedom*freedom)
+	const (
+		z  = standardDeviations
+		z3 = z * z * z
+		z5 = z3 * z * z
+		z7 = z5 * z * z
+	)
+	return z + (z3+z)/(4*freedom) + (5*z5+16*z3+3*z)/(96*freedom*freedom) +
+		(3*z7+19*z5+17*z3-15*z)/(384*freedom*freedom*freedom)
 }
 
 // screen measures rivals of the claimed tap, which has been measured: on a few tokens each that cannot be better.
