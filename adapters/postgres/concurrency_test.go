@@ -325,3 +325,23 @@ func TestALongPlanOpensItsWorkInOneAppend(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, list)
 }
+
+func TestALongAppendAnswersAfterItsCommit(t *testing.T) {
+	t.Parallel()
+	log := open(t)
+	// What is checked only at the commit: the statement itself has answered by then.
+	_, err := log.Pool().Exec(t.Context(), `
+		create function refuse() returns trigger language plpgsql as $$ begin raise exception 'refused at the commit'; end $$;
+		create constraint trigger refuse after insert on events deferrable initially deferred for each row execute function refuse()`)
+	require.NoError(t, err)
+	for _, rows := range []int{1, 5000} { // more than a few rows are opened in a transaction of several statements
+		_, err = log.Append(t.Context(), to("a", 0, note("planned", eventlog.OpenWork{Work: segment, Until: rows})))
+		require.ErrorContains(t, err, "refused at the commit", "%d rows", rows)
+	}
+	recorded, err := log.ReadStream(t.Context(), "a", 0)
+	require.NoError(t, err)
+	require.Empty(t, recorded)
+	work, err := log.ListWork(t.Context(), "a")
+	require.NoError(t, err)
+	require.Empty(t, work)
+}

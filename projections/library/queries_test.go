@@ -2,11 +2,14 @@ package library_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/featuremill/featuremill/domain/corpus"
 	"github.com/featuremill/featuremill/domain/dataset"
+	"github.com/featuremill/featuremill/domain/eventlog"
+	"github.com/featuremill/featuremill/domain/facts"
 	"github.com/featuremill/featuremill/domain/model"
 	"github.com/featuremill/featuremill/domain/problem"
 	"github.com/featuremill/featuremill/domain/sae"
@@ -230,6 +233,43 @@ func TestDatasetsModelsAndCorporaAreListed(t *testing.T) {
 	none, err := b.queries.Corpora(t.Context(), "ds_2")
 	require.NoError(t, err)
 	require.Empty(t, none)
+}
+
+func TestWhatIsNotReadyYetSaysWhy(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	many := modelFacts()
+	many.Layers = 5_000_000_000 // the tables count layers with 32 bits
+	b.record(t, model.Stream("m_many"), model.Registered{ID: "m_many", Name: "many"}, model.Ready{Facts: many})
+	b.record(t, model.Stream("m_away"), model.Registered{ID: "m_away", Name: "away", Origin: model.Origin{Kind: "huggingface", Repo: "x/y"}})
+	r, err := projector.New(b.law.Config, b.law.Projection)
+	require.NoError(t, err)
+	require.NoError(t, r.RunToEnd(t.Context()))
+
+	m, err := b.queries.Model(t.Context(), "m_many")
+	require.NoError(t, err)
+	require.Equal(t, "pending", m.Status)
+	require.NotNil(t, m.ErrorMessage)
+	require.Contains(t, *m.ErrorMessage, "event 2 (ModelReady) could not be applied to the tables")
+
+	m, err = b.queries.Model(t.Context(), "m_away")
+	require.NoError(t, err)
+	require.Nil(t, m.ErrorMessage)
+	_, err = b.pool.Exec(t.Context(), "insert into work (kind, subject, index) values ($1, $2, 0)", facts.DownloadWork, model.Stream("m_away"))
+	require.NoError(t, err)
+	lease, err := b.log.Claim(t.Context(), eventlog.Claim{Owner: "worker", Kinds: []string{facts.DownloadWork}})
+	require.NoError(t, err)
+	require.NotNil(t, lease)
+	m, err = b.queries.Model(t.Context(), "m_away")
+	require.NoError(t, err)
+	require.Equal(t, "downloading", m.Status)
+	require.Nil(t, m.ErrorMessage)
+	require.NoError(t, b.log.PutOff(t.Context(), *lease, eventlog.Pause{After: time.Minute, Cause: "the hub does not answer"}))
+	m, err = b.queries.Model(t.Context(), "m_away")
+	require.NoError(t, err)
+	require.Equal(t, "pending", m.Status)
+	require.NotNil(t, m.ErrorMessage)
+	require.Equal(t, "it is tried again: the hub does not answer", *m.ErrorMessage)
 }
 
 func TestTheConsumerGroupAndTheSchemaOfTheLibraryNeverChange(t *testing.T) {
