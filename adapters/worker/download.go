@@ -220,8 +220,6 @@ func failedDownload(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrLost), errors.Is(err, ErrStopping), errors.As(err, &fenced):
 		return err
-	case diskFull(err):
-		return &Failure{Code: "disk_full", Detail: "no room is left where files are kept: make room and ask again; what has arrived is kept: " + err.Error(), Resumable: true, Err: err}
 	case outage(err):
 		return err
 	case errors.As(err, &p):

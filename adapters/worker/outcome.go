@@ -64,7 +64,7 @@ func outage(err error) bool {
 }
 
 func diskFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || problem.Is(err, "hub_disk_full")
 }
 
 // over reports whether an append was refused because what the work belongs to has ended, or somebody else has the work.

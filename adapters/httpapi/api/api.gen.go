@@ -81,6 +81,7 @@ func (e BatchExtractionRequestMode) Valid() bool {
 
 // Defines values for CauseOutcome.
 const (
+	CauseOutcomeCutOff CauseOutcome = "cut off"
 	CauseOutcomeLost   CauseOutcome = "lost"
 	CauseOutcomePutOff CauseOutcome = "put off"
 )
@@ -88,6 +89,8 @@ const (
 // Valid indicates whether the value is a known member of the CauseOutcome enum.
 func (e CauseOutcome) Valid() bool {
 	switch e {
+	case CauseOutcomeCutOff:
+		return true
 	case CauseOutcomeLost:
 		return true
 	case CauseOutcomePutOff:
@@ -1099,16 +1102,18 @@ type CancelResponse struct {
 
 // Cause defines model for Cause.
 type Cause struct {
-	At      time.Time    `json:"at"`
-	Attempt int          `json:"attempt"`
-	Detail  string       `json:"detail"`
+	At      time.Time `json:"at"`
+	Attempt int       `json:"attempt"`
+	Detail  string    `json:"detail"`
+
+	// Outcome lost: the process did not come back; cut off: it lost its lease and came back, which costs no attempt; put off: something failed or was away
 	Outcome CauseOutcome `json:"outcome"`
 
 	// Owner The process
 	Owner string `json:"owner"`
 }
 
-// CauseOutcome defines model for Cause.Outcome.
+// CauseOutcome lost: the process did not come back; cut off: it lost its lease and came back, which costs no attempt; put off: something failed or was away
 type CauseOutcome string
 
 // Corpus defines model for Corpus.
@@ -2057,7 +2062,7 @@ type Problem struct {
 
 // PutOff defines model for PutOff.
 type PutOff struct {
-	// Attempts Of which the process did not come back; the third ends the work
+	// Attempts Given to a process that did not come back; the third ends the work
 	Attempts int `json:"attempts"`
 
 	// Causes The latest last
