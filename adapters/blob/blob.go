@@ -115,6 +115,18 @@ func OpenFiles(root string) (*Files, error) {
 // mounted any more leaves an empty folder of the same name behind: nothing is missing from it, and nothing may go into it.
 const marker = ".store"
 
+// Bare reports whether an address is that of a folder in which no store has ever been.
+func Bare(address string) (bool, error) {
+	if strings.Contains(address, "://") && !strings.HasPrefix(address, "file://") {
+		return false, nil
+	}
+	entries, err := os.ReadDir(strings.TrimPrefix(address, "file://"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return len(entries) == 0, err
+}
+
 // away returns the error of a folder that is not the one that was opened.
 func (f *Files) away() error {
 	if _, err := os.Stat(filepath.Join(f.root, marker)); err != nil {
@@ -277,10 +289,13 @@ func (f *Files) DeleteOlder(_ context.Context, key string, than time.Time) (bool
 	if st, err = os.Stat(taken); err == nil && !st.ModTime().Before(than) {
 		return false, os.Rename(taken, path) // the bytes are those that its name says, whoever stored them
 	}
+	if err == nil {
+		err = os.Remove(taken)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil // Leftovers of another process has given it its name back
 	}
-	if err := errors.Join(err, os.Remove(taken)); err != nil {
+	if err != nil {
 		return false, fmt.Errorf("delete blob %s: %w", key, err)
 	}
 	return true, nil
@@ -289,6 +304,10 @@ func (f *Files) DeleteOlder(_ context.Context, key string, than time.Time) (bool
 // List implements Store.
 func (f *Files) List(ctx context.Context, prefix string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
+		if err := f.away(); err != nil {
+			yield(Item{}, fmt.Errorf("list blobs: %w", err))
+			return
+		}
 		err := f.walk(ctx, func(path string, info fs.FileInfo) error {
 			rel, err := filepath.Rel(f.root, path)
 			key := filepath.ToSlash(rel)
@@ -341,7 +360,8 @@ func (f *Files) Clear(_ context.Context, l Leftover) (bool, error) {
 		return false, fmt.Errorf("leftover: %w", err)
 	}
 	defer func() { _ = h.Close() }() // and with it the lock
-	if err := syscall.Flock(int(h.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	// Shared, which also a file may be that is open for reading only, and refused while somebody fetches.
+	if err := syscall.Flock(int(h.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return false, nil
 		}

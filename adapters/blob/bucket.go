@@ -68,11 +68,14 @@ func wrap(key string, err error) error {
 		return fmt.Errorf("blob %s: %w: %w: %w", key, ErrUnavailable, errNoBucket, err)
 	case gcerrors.Code(err) == gcerrors.NotFound:
 		return fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
-	case status >= http.StatusBadRequest && status < http.StatusInternalServerError && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests && code != "SlowDown" && code != "RequestTimeout":
+	case status >= http.StatusBadRequest && status < http.StatusInternalServerError && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests && !passing[code]:
 		return fmt.Errorf("blob %s: the object store refuses it: %w", key, err)
 	}
 	return fmt.Errorf("blob %s: %w: %w", key, ErrUnavailable, err)
 }
+
+// passing are codes of refusals that pass: the store is busy, or a key or this machine's clock is about to be renewed.
+var passing = map[string]bool{"SlowDown": true, "RequestTimeout": true, "ExpiredToken": true, "ExpiredTokenException": true, "TokenRefreshRequired": true, "RequestTimeTooSkewed": true}
 
 var errNoBucket = errors.New("there is no such bucket: make it, or mend the store's address")
 

@@ -459,6 +459,9 @@ func TestNothingIsMissingFromAStoreThatIsNotThere(t *testing.T) {
 			_, err = blob.Has(t.Context(), test.store, key, 1)
 			require.ErrorIs(t, err, blob.ErrUnavailable, name)
 		}
+		for _, err := range test.store.List(t.Context(), "") {
+			require.ErrorIs(t, err, blob.ErrUnavailable, name)
+		}
 		require.ErrorIs(t, test.store.Put(t.Context(), "b", strings.NewReader("x")), blob.ErrUnavailable, name)
 		test.back()
 		_, err := test.store.Open(t.Context(), "b")

@@ -265,7 +265,11 @@ func TestAWorkerThatIsNotHeardOfUsesAnAttemptUpThoughItsSessionStands(t *testing
 	log := openWork(t, short)
 	for i := range 3 {
 		owner := fmt.Sprint("worker-", i)
-		session(t, log, owner)
+		conn, err := pgx.ConnectConfig(t.Context(), log.Pool().Config().ConnConfig)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+		_, err = conn.Exec(t.Context(), `select pg_advisory_lock(hashtextextended($1, 8))`, owner)
+		require.NoError(t, err)
 		require.Equal(t, i+1, claim(t, log, owner).Attempt)
 		reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
 	}
@@ -273,6 +277,110 @@ func TestAWorkerThatIsNotHeardOfUsesAnAttemptUpThoughItsSessionStands(t *testing
 	require.NoError(t, err)
 	require.Len(t, lost, 1)
 	require.Equal(t, 3, lost[0].Attempts)
+}
+
+func TestAWorkerThatIsThereHasUsedNoAttemptUp(t *testing.T) {
+	t.Parallel()
+	log := openWork(t, short)
+	session(t, log, "worker-1")
+	for range 3 { // it was given the work, and the answer was lost
+		require.Equal(t, 1, claim(t, log, "worker-1").Attempt)
+		reapUntil(t, log, func() bool { w := only(t, log); return w.Owner == "" && w.Attempts == 0 })
+	}
+	require.Equal(t, "cut off", only(t, log).Causes[2].Outcome)
+}
+
+func TestWhatIsGivenBackAfterItsLeaseWasLostIsGivenBackOnce(t *testing.T) {
+	t.Parallel()
+	for name, meanwhile := range map[string]func(*testing.T, *postgres.Log, eventlog.Lease){
+		"at once":                       func(*testing.T, *postgres.Log, eventlog.Lease) {},
+		"after its worker was heard of": func(t *testing.T, log *postgres.Log, _ eventlog.Lease) { session(t, log, "worker-1")() },
+		"after it was taken back":       beat,
+		"after both": func(t *testing.T, log *postgres.Log, lease eventlog.Lease) {
+			session(t, log, "worker-1")()
+			beat(t, log, lease)
+		},
+	} {
+		for how, give := range map[string]func(*postgres.Log, eventlog.Lease) error{
+			"put off": func(log *postgres.Log, lease eventlog.Lease) error {
+				return log.PutOff(t.Context(), lease, eventlog.Pause{Cause: "the store is away"})
+			},
+			"released": func(log *postgres.Log, lease eventlog.Lease) error { return log.ReleaseLease(t.Context(), lease) },
+		} {
+			t.Run(how+" "+name, func(t *testing.T) {
+				t.Parallel()
+				log := openWork(t)
+				end := session(t, log, "dead")
+				claim(t, log, "dead")
+				end()
+				reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
+				end = session(t, log, "worker-1")
+				lease := claim(t, log, "worker-1")
+				require.Equal(t, 2, lease.Attempt)
+				end()
+				reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
+				meanwhile(t, log, *lease)
+				for range 2 { // the second time it is somebody else's already, for all that is known
+					require.NoError(t, give(log, *lease))
+					w := only(t, log)
+					require.Equal(t, 1, w.Attempts, "one process did not come back")
+					require.Empty(t, w.Owner)
+					var outcomes []string
+					for _, c := range w.Causes {
+						outcomes = append(outcomes, c.Owner+" "+c.Outcome)
+					}
+					want := []string{"dead lost", "worker-1 cut off"}
+					if how == "put off" {
+						want = append(want, "worker-1 put off")
+					}
+					require.Equal(t, want, outcomes)
+				}
+			})
+		}
+	}
+}
+
+func beat(t *testing.T, log *postgres.Log, lease eventlog.Lease) {
+	t.Helper()
+	_, err := log.Heartbeat(t.Context(), lease, eventlog.Progress{})
+	require.NoError(t, err)
+	require.Equal(t, 2, only(t, log).Attempts, "it is the same attempt")
+}
+
+func TestWhileTheDatabaseIsAwayNobodyGetsNowhere(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	log := openAt(t, server.DSN(), func(c *postgres.Config) { c.LeaseTime, c.StallTime = 2*time.Second, time.Second })
+	_, err := log.Append(t.Context(), to("a", 0, note("planned", eventlog.OpenWork{Work: segment})))
+	require.NoError(t, err)
+	session(t, log, "worker-1")
+	lease := claim(t, log, "worker-1")
+	_, err = log.Heartbeat(t.Context(), *lease, eventlog.Progress{Batches: 1, BatchTime: time.Millisecond})
+	require.NoError(t, err)
+	server.Kill()
+	time.Sleep(3 * time.Second) // longer than a lease, and than a counter may stand still
+	server.Restart()
+	until := time.Now().Add(1500 * time.Millisecond)
+	reapUntil(t, log, func() bool { return time.Now().After(until) })
+	for range 2 { // the job itself waited for the database, so its counter stood still
+		_, err = log.Heartbeat(t.Context(), *lease, eventlog.Progress{Batches: 1, BatchTime: time.Millisecond})
+		require.NoError(t, err)
+		_, err = log.Reap(t.Context())
+		require.NoError(t, err)
+	}
+	require.Equal(t, "worker-1", only(t, log).Owner)
+	require.Equal(t, 1, only(t, log).Attempts)
+	require.Empty(t, only(t, log).Causes)
+	require.Eventually(t, func() bool {
+		_, err = log.Heartbeat(t.Context(), *lease, eventlog.Progress{Batches: 1, BatchTime: time.Millisecond})
+		if err != nil {
+			return true
+		}
+		_, err := log.Reap(t.Context())
+		require.NoError(t, err)
+		return false
+	}, 20*time.Second, 50*time.Millisecond, "one that gets nowhere while the database is there is told from it")
+	require.ErrorAs(t, err, new(*eventlog.FencedError))
 }
 
 func TestAWorkerThatIsJustBackHasALeasesLifeToSaySo(t *testing.T) {

@@ -72,12 +72,15 @@ func notNil(s []string) []string {
 	return s
 }
 
+// An attempt that speaks has given back counts again when its worker goes on. How long a counter stood still is known only
+// while the lease was renewed.
 const heartbeatSQL = `
 update work set expires_at = clock_timestamp() + $6 * interval '1 second', progress = $7, batch_seconds = $9,
-    advanced_at = case when batches = $8 and owner is not null then advanced_at else clock_timestamp() end, batches = $8,
+    advanced_at = case when batches = $8 and owner is not null and expires_at >= clock_timestamp() then advanced_at else clock_timestamp() end, batches = $8,
     owner = $4, attended = case when owner is null then attends($4) else attended end,
-    causes = case when owner is null then jsonb_set(causes, '{-1,outcome}', '"cut off"') else causes end
-where kind = $1 and subject = $2 and index = $3 and (owner = $4 or owner is null) and fence = $5
+    attempts = case when owner is null and causes -> -1 ->> 'outcome' = 'cut off' then attempts + 1 else attempts end,
+    causes = ` + said + `
+where ` + held + `
 returning expires_at`
 
 // Heartbeat renews a lease and stores what its worker tells. One that was lost because the worker was not heard of is
@@ -104,24 +107,32 @@ func (l *Log) Heartbeat(ctx context.Context, lease eventlog.Lease, p eventlog.Pr
 
 const speaksSQL = `select speaks($1)`
 
+// held is the condition that a lease is its worker's, or was lost and nobody else was given the work. The last two are
+// what becomes of its attempt and causes when it is given back: the attempt is unused, unless speaks has said so already.
+const (
+	held   = `kind = $1 and subject = $2 and index = $3 and (owner = $4 or owner is null) and fence = $5`
+	unused = `case when owner is null and causes -> -1 ->> 'outcome' = 'cut off' then attempts else greatest(attempts - 1, 0) end`
+	said   = `case when owner is null then jsonb_set(causes, '{-1,outcome}', '"cut off"') else causes end`
+)
+
 const giveBackSQL = `
-update work set owner = null, attended = false, expires_at = null, fence = nextval('work_fence'), attempts = greatest(attempts - 1, 0), not_before = clock_timestamp() + $6 * interval '1 second',
+update work set owner = null, attended = false, expires_at = null, fence = nextval('work_fence'), attempts = ` + unused + `, not_before = clock_timestamp() + $6 * interval '1 second',
     pauses = case when $7 = '' then 0 else pauses + 1 end, failures = case when $7 = '' then 0 when $8 then failures + 1 else failures end,
-    causes = case when $7 = '' then causes else add_cause(causes, owner, attempts, 'put off', $7) end
-where kind = $1 and subject = $2 and index = $3 and owner = $4 and fence = $5`
+    causes = case when $7 = '' then ` + said + ` else add_cause(` + said + `, $4, attempts, 'put off', $7) end
+where ` + held
 
 // ReleaseLease gives work back that was not finished, as a worker does that is told to stop: nothing
-// was lost, so no attempt is counted. A lease that was lost already is no error.
+// was lost, so no attempt is counted. A lease that somebody else has by now is no error.
 func (l *Log) ReleaseLease(ctx context.Context, lease eventlog.Lease) error {
-	_, err := l.pool.Exec(ctx, `update work set owner = null, attended = false, expires_at = null, fence = nextval('work_fence'), attempts = greatest(attempts - 1, 0)
-where kind = $1 and subject = $2 and index = $3 and owner = $4 and fence = $5`, lease.Work.Kind, lease.Work.Subject, lease.Work.Index, lease.Owner, lease.Fence)
+	_, err := l.pool.Exec(ctx, `update work set owner = null, attended = false, expires_at = null, fence = nextval('work_fence'), attempts = `+unused+`, causes = `+said+`
+where `+held, lease.Work.Kind, lease.Work.Subject, lease.Work.Index, lease.Owner, lease.Fence)
 	if err != nil {
 		return fmt.Errorf("give back the lease of %s: %w", lease.Work, unavailable(err))
 	}
 	return nil
 }
 
-// PutOff gives work back to be done later, with the cause. A lease that was lost already is no error.
+// PutOff gives work back to be done later, with the cause. A lease that somebody else has by now is no error.
 func (l *Log) PutOff(ctx context.Context, lease eventlog.Lease, p eventlog.Pause) error {
 	_, err := l.pool.Exec(ctx, giveBackSQL, lease.Work.Kind, lease.Work.Subject, lease.Work.Index, lease.Owner, lease.Fence, p.After.Seconds(), storable(p.Cause), p.Failure)
 	if err != nil {
@@ -211,10 +222,12 @@ select owner from owners where not attends(owner) order by owner`)
 	return lost, nil
 }
 
-// attendPoll is how soon a session that broke is opened again, and how often one is looked at that says nothing.
+// attendPoll is how soon a session that broke is opened again, attendLook how often it says that its worker is there, and
+// attendWait how long the server may take to answer.
 const (
 	attendPoll = 100 * time.Millisecond
 	attendLook = 5 * time.Second
+	attendWait = 30 * time.Second
 )
 
 // Attend keeps a session that holds the lock of the worker's name, until ctx ends. The server ends it with the process,
@@ -261,7 +274,13 @@ func (l *Log) attendOnce(ctx context.Context, owner string, attended func()) err
 		case <-time.After(attendPoll / 10):
 		}
 	}
-	if _, err := conn.Exec(ctx, speaksSQL, owner); err != nil {
+	speak := func() error {
+		ctx, cancel := context.WithTimeout(ctx, attendWait)
+		defer cancel()
+		_, err := conn.Exec(ctx, speaksSQL, owner)
+		return err
+	}
+	if err := speak(); err != nil {
 		return err
 	}
 	attended()
@@ -273,7 +292,7 @@ func (l *Log) attendOnce(ctx context.Context, owner string, attended func()) err
 		if ctx.Err() != nil || err != nil && !quiet {
 			return err
 		}
-		if err := conn.Ping(ctx); err != nil {
+		if err := speak(); err != nil {
 			return err
 		}
 	}

@@ -126,15 +126,15 @@ func (i *Importer) download(ctx context.Context, task *Task) error {
 // then the watchdog decides. Where the job is to end, it cancels the context; stop returns why.
 func Report(ctx context.Context, task *Task, quiet time.Duration, show func() any) (reported context.Context, moved func(), stop func() error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	var last atomic.Int64 // UnixNano
-	moved = func() { last.Store(time.Now().UnixNano()) }
+	var last atomic.Int64 // ticks
+	moved = func() { last.Store(ticks()) }
 	moved()
 	var reporting sync.WaitGroup
 	reporting.Go(func() {
 		tick := time.NewTicker(beatEvery)
 		defer tick.Stop()
 		for {
-			if time.Since(time.Unix(0, last.Load())) < quiet {
+			if time.Duration(ticks()-last.Load()) < quiet {
 				if err := task.Batch(show()); err != nil {
 					cancel(err)
 					return

@@ -159,6 +159,7 @@ func UntilRecorded(ctx context.Context, task *Task, do func() error) error {
 		case !errors.Is(err, eventlog.ErrUnavailable):
 			return err
 		}
+		renewed = false
 		if ended := task.Batch(nil); ended != nil {
 			return errors.Join(ended, err)
 		}

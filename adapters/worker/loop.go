@@ -34,7 +34,7 @@ type Task struct {
 // reports is what the heartbeat sends and the watchdog watches.
 type reports struct {
 	batches atomic.Int64
-	last    atomic.Int64 // UnixNano of the last report
+	last    atomic.Int64 // ticks at the last report
 	longest atomic.Int64 // the longest batch, ns
 	detail  atomic.Pointer[json.RawMessage]
 }
@@ -42,7 +42,7 @@ type reports struct {
 // Batch reports that a batch is done, with what people may see of it. It returns ErrStopping or ErrLost
 // when the job is to end here.
 func (t *Task) Batch(detail any) error {
-	now := time.Now().UnixNano()
+	now := ticks()
 	if took := now - t.reports.last.Swap(now); took > t.reports.longest.Load() {
 		t.reports.longest.Store(took)
 	}
@@ -70,6 +70,11 @@ func (r *reports) progress() eventlog.Progress {
 	}
 	return p
 }
+
+// ticks are nanoseconds of a clock that nobody sets, and that stands still while the machine sleeps.
+func ticks() int64 { return int64(time.Since(begun)) }
+
+var begun = time.Now()
 
 // Config says how a Loop works. The zero values of the times are replaced by the defaults in brackets.
 type Config struct {
@@ -168,7 +173,7 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 		_, err := l.leases.Heartbeat(ctx, lease, task.reports.progress())
 		return err
 	}
-	task.reports.last.Store(time.Now().UnixNano())
+	task.reports.last.Store(ticks())
 
 	// The job outlives ctx by one batch: it ends at task.Batch. Only a lost lease cancels it at once.
 	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -193,9 +198,16 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 		}
 	}
 
-	// While the log is away nothing can be said to it. After the lease's life it does not matter any more.
-	after, done := context.WithTimeout(context.WithoutCancel(ctx), min(max(lease.Life, time.Second), 10*time.Second))
+	// While the log is away nothing can be said to it, and nothing else can be claimed. A worker that is to stop waits only a moment.
+	after, done := context.WithCancel(context.WithoutCancel(ctx))
 	defer done()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-after.Done():
+		case <-time.After(min(max(lease.Life, time.Second), 10*time.Second)):
+			done()
+		}
+	})()
 	end := func(do func() error) bool { return l.untilSaid(after, log, do) }
 	var failure *Failure
 	var later Later
@@ -234,8 +246,8 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 	})
 }
 
-// untilSaid repeats what the log could not take because it was away. Whatever was not said is found out by the
-// lease, which runs out: that costs no attempt.
+// untilSaid repeats what the log could not take because it was away. What was not said in the end is found out by the
+// lease, which runs out.
 func (l *Loop) untilSaid(ctx context.Context, log *slog.Logger, do func() error) bool {
 	for {
 		err := do()
@@ -267,7 +279,7 @@ func (l *Loop) keep(ctx context.Context, task *Task, log *slog.Logger) error {
 		case <-tick.C:
 		}
 		hung := max(l.cfg.Hung, 10*time.Duration(task.reports.longest.Load()))
-		if since := time.Since(time.Unix(0, task.reports.last.Load())); since > hung {
+		if since := time.Duration(ticks() - task.reports.last.Load()); since > hung {
 			if l.cfg.OnHung == nil {
 				return fmt.Errorf("it got nowhere for %.0f s", since.Seconds())
 			}

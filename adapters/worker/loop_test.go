@@ -276,3 +276,19 @@ func TestAJobThatHangsIsCalledOffWhereTheProcessNeedNotEnd(t *testing.T) {
 	stop()
 	require.NoError(t, <-ended)
 }
+
+func TestWhatBecameOfWorkIsSaidWhenTheLogIsBackHoweverLate(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	m := newMill(t, server.DSN(), func(context.Context, *Task) error {
+		server.Kill()
+		return fmt.Errorf("read extraction-a: %w", eventlog.ErrUnavailable)
+	})
+	back := time.AfterFunc(12*time.Second, server.Restart)
+	defer back.Stop()
+	require.False(t, m.do())
+	w := m.open()[0]
+	require.Zero(t, w.Attempts)
+	require.Empty(t, w.Owner)
+	require.Equal(t, "put off", w.Causes[len(w.Causes)-1].Outcome)
+}

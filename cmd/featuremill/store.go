@@ -30,7 +30,7 @@ type sweepCmd struct {
 
 func (c *sweepCmd) Run(ctx context.Context) error {
 	return offline(ctx, c.Config, func(ctx context.Context, log *postgres.Log, registry *event.Registry) error {
-		store, err := wiring.OpenStore(c.Config)
+		store, err := wiring.OpenStore(ctx, c.Config, log)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (c *artifactsCheckCmd) Run(ctx context.Context) error {
 
 func lostArtifacts(ctx context.Context, cfg wiring.Config, id string) (lost []worker.LostArtifact, err error) {
 	return lost, offline(ctx, cfg, func(ctx context.Context, log *postgres.Log, registry *event.Registry) error {
-		store, err := wiring.OpenStore(cfg)
+		store, err := wiring.OpenStore(ctx, cfg, log)
 		if err != nil {
 			return err
 		}

@@ -60,7 +60,7 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 			faults += len(differences)
 			say("projection %s: its tables are the fold of the log: %v", p.Name(), len(differences) == 0)
 		}
-		store, err := wiring.OpenStore(c.Config)
+		store, err := wiring.OpenStore(ctx, c.Config, log)
 		if err != nil {
 			return err
 		}

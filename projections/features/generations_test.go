@@ -226,6 +226,40 @@ func TestASQLReaderFindsAllOfOneGenerationWhilePeopleFold(t *testing.T) {
 	require.Zero(t, wrong.Load(), "of %d", reads.Load())
 }
 
+// The collector finds that nobody loads a generation any more: because it has just been shown.
+func TestWhatHasJustBeenShownIsNotCollected(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.corpus(t)
+	id := b.folded(t)
+	// The collector's look at the loader's lock takes a while.
+	_, err := b.log.Pool().Exec(t.Context(), `
+		create function public.pg_try_advisory_xact_lock_shared(bigint) returns boolean language plpgsql volatile as $$
+		begin
+			if current_setting('application_name') = 'featuremill collector' then perform pg_sleep(0.2);   end if;
+			return pg_catalog.pg_try_advisory_xact_lock_shared($1);
+		end $$;
+		do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$`)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var collecting sync.WaitGroup
+	defer collecting.Wait()
+	defer stop()
+	collecting.Go(func() {
+		for ctx.Err() == nil {
+			_, _ = b.folder.Collect(ctx)
+		}
+	})
+	for range 4 {
+		_, err := b.folder.Fold(t.Context(), id, true, func() error { return nil })
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.Zero(t, b.count(t, `select count(*) from generations.current c left join generations.generations g using (generation) where g.state is distinct from 'ready'`))
+		require.NoError(t, b.whole(t.Context(), id))
+	}
+}
+
 func TestASnapshotShowsWhatWasShownWhenItWasTaken(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)

@@ -67,10 +67,11 @@ func (s *Store) Collect(ctx context.Context) (dropped int, mine bool, err error)
 
 // next marks a generation as old whose time has come, or finds one that was marked before. One stays for as long as
 // somebody reads a snapshot in which it is still shown. What is loading, or loaded and not shown yet, has a loader that
-// holds its lock.
+// holds its lock: who finds that free cannot know whether the loader has shown it a moment before, so the row is locked,
+// and looked at again by a second statement.
 func (s *Store) next(ctx context.Context, conn *pgx.Conn) (generation int64, found bool, err error) {
-	err = conn.QueryRow(ctx, `
-update generations.generations set state = 'old' where generation = (
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `
     select g.generation from generations.generations g
     where g.state = 'old'
        or g.state = 'ready' and g.retired_at < clock_timestamp() - $1 * interval '1 second'
@@ -79,8 +80,14 @@ update generations.generations set state = 'old' where generation = (
               and a.application_name not like 'featuremill%' and a.backend_xmin is not null and a.xact_start < g.retired_at)
        or (g.state = 'loading' or g.state = 'ready' and g.retired_at is null and not exists (select from generations.current c where c.generation = g.generation))
           and pg_try_advisory_xact_lock_shared(hashtextextended(g.generation::text, $2))
-    order by g.generation limit 1 for update skip locked
-) returning generation`, max(s.retain, 0).Seconds(), seedLoading).Scan(&generation)
+    order by g.generation limit 1 for update skip locked`, max(s.retain, 0).Seconds(), seedLoading).Scan(&generation)
+		if err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `
+update generations.generations g set state = 'old'
+where generation = $1 and not exists (select from generations.current c where c.generation = g.generation) returning generation`, generation).Scan(&generation)
+	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	}

@@ -50,7 +50,8 @@ $$;
 --   gone: names of workers whose sessions have ended, and have not come back;
 --   a lease that ran out. Of a worker that has just lost its session nobody knows yet: the row waits until it is back, or
 --   gone. One that has just come back has a lease's life to renew it;
---   a lease whose batch counter stood still for stall seconds and for ten batches.
+--   a lease whose batch counter stood still for stall seconds and for ten batches, although it is renewed: while the
+--   database is away, or the machine sleeps, nobody can tell.
 -- What is lost has used up an attempt, until its worker speaks again. Until the work is given out anew its worker can
 -- take it back, but not where it got nowhere.
 -- Each row is locked by its key before it is judged, so no plan takes more than was chosen.
@@ -76,7 +77,7 @@ begin
         continue when not found or held.owner is null;
         ran_out := held.expires_at < clock_timestamp();
         stood := extract(epoch from clock_timestamp() - held.advanced_at);
-        stalled := stall > 0 and stood > greatest(stall, 10 * held.batch_seconds);
+        stalled := stall > 0 and not ran_out and stood > greatest(stall, 10 * held.batch_seconds);
         why := case
             when held.attended and held.owner = any(gone) then 'its process ended'
             when stalled then 'it got nowhere for ' || round(stood) || ' s'
@@ -94,8 +95,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- speaks is called when a worker is heard of whose lease was lost: its process was cut off, and did not end. So it has used
--- up no attempt.
+-- speaks is called while a worker is heard of, for leases that it has lost: its process was cut off, and did not end. So it
+-- has used up no attempt.
 -- +goose StatementBegin
 create function speaks(who text) returns void language sql volatile as $$
     update work w set attempts = greatest(w.attempts - 1, 0),

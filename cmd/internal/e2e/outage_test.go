@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/featuremill/featuremill/cmd/internal/wiring"
 	"github.com/featuremill/featuremill/domain/extraction"
 )
 
@@ -85,4 +86,23 @@ func TestAFullDiskEndsNothing(t *testing.T) {
 	for _, r := range s.recorded(id) {
 		require.Equal(t, 1, r.Attempt, "segment %d", r.Index)
 	}
+}
+
+func TestNoStoreIsMadeAnewUnderALogThatNamesFiles(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, options{})
+	folder := filepath.Join(t.TempDir(), "not mounted")
+	cfg := wiring.Config{State: t.TempDir(), Store: folder}
+	for _, make := range []func(string) error{func(string) error { return nil }, func(p string) error { return os.Mkdir(p, 0o755) }} {
+		require.NoError(t, make(folder))
+		_, err := wiring.OpenStore(t.Context(), cfg, s.log)
+		require.ErrorContains(t, err, "is empty, but the log names files")
+	}
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, ".store"), nil, 0o600)) // as the error says
+	store, err := wiring.OpenStore(t.Context(), cfg, s.log)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
 }

@@ -3,6 +3,7 @@ package wiring
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -160,13 +161,29 @@ func newCommands(l eventlog.Log, registry *event.Registry) *command.Handler {
 	return command.NewHandler(l, registry, time.Now)
 }
 
-// OpenStore opens the configured store.
-func OpenStore(cfg Config) (blob.Store, error) {
-	return blob.Open(context.Background(), cfg.store(), filepath.Join(cfg.Cache(), "blobs"))
+// OpenStore opens the configured store. It makes a new one only for a log that names no file yet: an empty folder is else
+// what a disk leaves behind that is not mounted.
+func OpenStore(ctx context.Context, cfg Config, log *postgres.Log) (blob.Store, error) {
+	bare, err := blob.Bare(cfg.store())
+	if err != nil {
+		return nil, fmt.Errorf("the store: %w", err)
+	}
+	if bare {
+		var used bool
+		if err := log.Pool().QueryRow(ctx, `select exists (select from events where type in ('ModelReady', 'SAEReady', 'DatasetReady', 'SegmentRecorded'))`).Scan(&used); err != nil {
+			return nil, fmt.Errorf("look whether the store may be empty: %w", err)
+		}
+		if used {
+			return nil, fmt.Errorf("the store %s is empty, but the log names files that were stored: is its disk mounted? To begin with an empty store, put an empty file named .store there", cfg.store())
+		}
+	}
+	return blob.Open(ctx, cfg.store(), filepath.Join(cfg.Cache(), "blobs"))
 }
 
-func newStore(lc fx.Lifecycle, cfg Config) (blob.Store, error) {
-	s, err := OpenStore(cfg)
+func newStore(lc fx.Lifecycle, cfg Config, log *postgres.Log) (blob.Store, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := OpenStore(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,6 @@ func downloads(cfg HubConfig) fx.Option {
 					ReapEvery: reap,
 					Owner:     name, Jobs: importer.Jobs(), Heartbeat: min(time.Second, main.LeaseTime/3), Logger: log,
 					OnFailure: importer.Fail, OnLost: importer.Lost,
-					OnHung: func(lease eventlog.Lease) { log.Error("a download does not report", "work", lease.Work.String()) },
 				})
 				background(lc, shut, log, name, loop.Run)
 			}
