@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -50,8 +51,12 @@ func errNoMethod(c *gin.Context) error {
 	return refuse(http.StatusMethodNotAllowed, "unknown_method", "%s cannot be used at %s; there is %s", c.Request.Method, c.Request.URL.Path, c.Writer.Header().Get("Allow"))
 }
 
-// errUnreadable is a request that passed the specification and still cannot be decoded.
+// errUnreadable is a request that passed the specification and still cannot be decoded, such as an integer beyond 64 bits.
 func errUnreadable(err error) error {
+	var unfit *json.UnmarshalTypeError
+	if errors.As(err, &unfit) {
+		return problem.InvalidFields("invalid_request", problem.Field{Name: unfit.Field, Detail: fmt.Sprintf("%s is out of range", unfit.Value)})
+	}
 	return refuse(http.StatusBadRequest, "unreadable_request", "the request cannot be read: %v", err)
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -245,12 +246,96 @@ func (op operation) checkBody(r *request) []problem.Field {
 	if !ok {
 		return []problem.Field{{Name: "body", Detail: "must be a JSON object"}}
 	}
+	if key, twice := repeated(r.body); twice {
+		return []problem.Field{{Name: key, Detail: "is there more than once"}}
+	}
+	var wrong []problem.Field
 	for _, key := range slices.Sorted(maps.Keys(object)) {
-		if !op.keys[key] {
-			r.unknown = append(r.unknown, key)
+		if op.keys[key] {
+			continue
+		}
+		if meant := op.meant(key); meant != "" { // encoding/json would take it for that one, behind the schema's back
+			wrong = append(wrong, problem.Field{Name: key, Detail: "is no field; there is " + meant})
+		}
+		r.unknown = append(r.unknown, key)
+	}
+	if wrong = append(wrong, violations(op.body.Validate(v), "")...); len(wrong) == 0 {
+		if plain, changed := plainNumbers(v); changed {
+			r.body, err = json.Marshal(plain)
+			if err != nil {
+				return []problem.Field{{Name: "body", Detail: err.Error()}}
+			}
 		}
 	}
-	return violations(op.body.Validate(v), "")
+	return wrong
+}
+
+// meant is the field whose name differs from key in its letters' case alone.
+func (op operation) meant(key string) string {
+	for known := range op.keys {
+		if strings.EqualFold(known, key) {
+			return known
+		}
+	}
+	return ""
+}
+
+// repeated returns the first key that an object of the body has twice.
+func repeated(body []byte) (key string, twice bool) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	var open []map[string]bool // keys of the objects around; nil for an array
+	isKey := false
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return "", false // the end: that it is JSON is known
+		}
+		switch token := token.(type) {
+		case json.Delim:
+			switch token {
+			case '{':
+				open, isKey = append(open, map[string]bool{}), true
+				continue
+			case '[':
+				open, isKey = append(open, nil), false
+				continue
+			default:
+				open = open[:len(open)-1]
+			}
+		case string:
+			if isKey {
+				keys := open[len(open)-1]
+				if keys[token] {
+					return token, true
+				}
+				keys[token], isKey = true, false
+				continue
+			}
+		}
+		isKey = len(open) > 0 && open[len(open)-1] != nil
+	}
+}
+
+// plainNumbers writes whole numbers as the decoder of an integer wants them: to JSON Schema 1e3 and 1000.0 are integers too.
+func plainNumbers(v any) (_ any, changed bool) {
+	switch v := v.(type) {
+	case json.Number:
+		const exact = 1 << 53
+		if f, err := v.Float64(); err == nil && strings.ContainsAny(v.String(), ".eE") && f == math.Trunc(f) && math.Abs(f) <= exact {
+			return json.Number(strconv.FormatInt(int64(f), 10)), true
+		}
+	case []any:
+		for i := range v {
+			n, yes := plainNumbers(v[i])
+			v[i], changed = n, changed || yes
+		}
+	case map[string]any:
+		for k := range v {
+			n, yes := plainNumbers(v[k])
+			v[k], changed = n, changed || yes
+		}
+	}
+	return v, changed
 }
 
 // violations names every place where a value does not fit its schema.
