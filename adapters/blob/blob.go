@@ -101,15 +101,25 @@ func OpenFiles(root string) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := os.MkdirAll(root, private); err != nil {
 		return nil, fmt.Errorf("blob folder: %w", err)
 	}
-	m, err := os.OpenFile(filepath.Join(root, marker), os.O_CREATE|os.O_RDONLY, 0o444)
+	// An older installation let everybody in. Where the folder is somebody else's, who may read it is theirs to say.
+	if err := os.Chmod(root, private); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("blob folder: %w", err)
+	}
+	m, err := os.OpenFile(filepath.Join(root, marker), os.O_CREATE|os.O_RDONLY, unchanging)
 	if err != nil {
 		return nil, fmt.Errorf("blob folder: %w", err)
 	}
 	return &Files{root: root}, m.Close()
 }
+
+// What is stored may be private, whatever the umask: a dataset that only its owner could read stays so.
+const (
+	private    = 0o700 // of folders
+	unchanging = 0o400 // of files
+)
 
 // marker is an empty file in the folder that is there as long as the folder is the one that was opened. A disk that is not
 // mounted any more leaves an empty folder of the same name behind: nothing is missing from it, and nothing may go into it.
@@ -167,7 +177,7 @@ func (f *Files) Put(ctx context.Context, key string, r io.Reader) (err error) {
 		return fmt.Errorf("store %s: %w", key, err)
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, private); err != nil {
 		return fmt.Errorf("store %s: %w", key, err)
 	}
 	tmp, err := os.CreateTemp(dir, filepath.Base(path)+".*"+temporary)
@@ -185,7 +195,7 @@ func (f *Files) Put(ctx context.Context, key string, r io.Reader) (err error) {
 	if err = tmp.Sync(); err != nil {
 		return err
 	}
-	if err = tmp.Chmod(0o444); err != nil {
+	if err = tmp.Chmod(unchanging); err != nil {
 		return err
 	}
 	if err = os.Rename(tmp.Name(), path); err != nil {

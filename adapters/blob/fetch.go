@@ -57,7 +57,7 @@ func (b *Bucket) Local(ctx context.Context, key, sha256 string) (string, error) 
 		return path, nil
 	}
 	partial := filepath.Join(b.cache.root, "fetch", sha256+temporary)
-	if err := os.MkdirAll(filepath.Dir(partial), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(partial), private); err != nil {
 		return "", cacheError(err)
 	}
 	file, err := locked(ctx, partial)
@@ -76,10 +76,10 @@ func (b *Bucket) Local(ctx context.Context, key, sha256 string) (string, error) 
 		}
 		return "", err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), private); err != nil {
 		return "", cacheError(err)
 	}
-	if err := os.Rename(partial, path); err != nil {
+	if err := errors.Join(file.Chmod(unchanging), os.Rename(partial, path)); err != nil {
 		return "", cacheError(err)
 	}
 	return path, cacheError(b.cache.syncFolders(filepath.Dir(path)))
@@ -97,7 +97,7 @@ func cacheError(err error) error {
 // locked opens a file that nobody else has, and waits while somebody has it. What it has fetched meanwhile is progress.
 func locked(ctx context.Context, path string) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, err
 		}

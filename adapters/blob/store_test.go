@@ -525,3 +525,36 @@ func TestALeftoverThatSomebodyWorksOnStays(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, found, 2)
 }
+
+func TestWhatIsStoredIsPrivate(t *testing.T) { // not parallel: the umask is the process's
+	for _, mask := range []int{0, 0o022, 0o077} {
+		was := syscall.Umask(mask)
+		root, cache := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "cache")
+		require.NoError(t, os.Mkdir(root, 0o777))
+		s, err := blob.OpenFiles(root)
+		require.NoError(t, err)
+		require.NoError(t, s.Put(t.Context(), "a/b/c", strings.NewReader("private")))
+		data, digest := noise(1 << 20)
+		remote := newCloud(t).open(t, cache)
+		require.NoError(t, remote.Put(t.Context(), "x", bytes.NewReader(data)))
+		_, err = remote.Local(t.Context(), "x", digest)
+		require.NoError(t, err)
+		syscall.Umask(was)
+		seen := 0
+		for _, folder := range []string{root, cache} {
+			require.NoError(t, filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+				require.NoError(t, err)
+				info, err := d.Info()
+				require.NoError(t, err)
+				want := fs.FileMode(0o400)
+				if d.IsDir() {
+					want = 0o700
+				}
+				require.Equal(t, want, info.Mode().Perm(), path)
+				seen++
+				return nil
+			}))
+		}
+		require.Greater(t, seen, 8)
+	}
+}

@@ -54,8 +54,53 @@ func TestAPageOfAnotherOriginCannotDriveTheLocalAPI(t *testing.T) {
 		}
 		w := b.raw(t, c.method, path, c.change)
 		require.Equal(t, c.status, w.Code, "%s: %s", c.name, w.Body)
-		require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"))
+		if c.name != "a command of a trusted page" {
+			require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"), c.name)
+		}
 	}
+}
+
+func TestAPageOfATrustedOriginMayAskAndRead(t *testing.T) {
+	t.Parallel()
+	const page = "http://localhost:5173"
+	b := newBundle(t, func(c *httpapi.Config) { c.Origins, c.Token = []string{page, "https://lab.example"}, "secret" })
+	preflight := func(origin string) *httptest.ResponseRecorder {
+		return b.raw(t, "OPTIONS", "/api/v1/saes/delete", func(r *http.Request) {
+			r.Header.Set("Origin", origin)
+			r.Header.Set("Sec-Fetch-Site", "cross-site")
+			r.Header.Set("Access-Control-Request-Method", "POST")
+			r.Header.Set("Access-Control-Request-Headers", "authorization,content-type,idempotency-key")
+		})
+	}
+	for _, origin := range []string{page, "https://lab.example"} {
+		w := preflight(origin)
+		require.Equal(t, 204, w.Code, "a preflight has no token: %s", w.Body)
+		require.Equal(t, origin, w.Header().Get("Access-Control-Allow-Origin"))
+		require.Contains(t, w.Header().Get("Access-Control-Allow-Methods"), "POST")
+		for _, header := range []string{"Authorization", "Content-Type", "Idempotency-Key"} {
+			require.Contains(t, w.Header().Get("Access-Control-Allow-Headers"), header)
+		}
+		require.Empty(t, w.Header().Get("Access-Control-Allow-Credentials"))
+		require.Contains(t, w.Header().Values("Vary"), "Origin")
+		for token, status := range map[string]int{"Bearer secret": 200, "Bearer wrong": 401} {
+			w = b.raw(t, "GET", "/api/v1/saes", func(r *http.Request) {
+				r.Header.Set("Origin", origin)
+				r.Header.Set("Sec-Fetch-Site", "cross-site")
+				r.Header.Set("Authorization", token)
+			})
+			require.Equal(t, status, w.Code)
+			require.Equal(t, origin, w.Header().Get("Access-Control-Allow-Origin"), "the page can read why")
+			require.Contains(t, w.Header().Get("Access-Control-Expose-Headers"), "ETag")
+		}
+	}
+	for _, origin := range []string{"http://localhost:5174", "http://localhost:5173.evil.example", "https://localhost:5173", "HTTP://LOCALHOST:5173", "null", "https://lab.example.", "*"} {
+		w := preflight(origin)
+		require.NotEqual(t, 204, w.Code, origin)
+		require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"), origin)
+		require.Contains(t, w.Header().Values("Vary"), "Origin")
+	}
+	w := b.raw(t, "OPTIONS", "/api/v1/saes", func(r *http.Request) { r.Header.Set("Origin", page) })
+	require.Equal(t, 401, w.Code, "not a preflight")
 }
 
 func TestATokenIsAskedForWhereThereIsOne(t *testing.T) {

@@ -116,7 +116,7 @@ func (l *Library) Folder(ctx context.Context, set fileset.Set) (string, error) {
 	if whole(dir, set) {
 		return dir, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return "", err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), "making-")
@@ -130,7 +130,7 @@ func (l *Library) Folder(ctx context.Context, set fileset.Set) (string, error) {
 			return "", err
 		}
 		link := filepath.Join(tmp, filepath.FromSlash(f.Name))
-		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(link), 0o700); err != nil {
 			return "", err
 		}
 		if err := os.Symlink(path, link); err != nil {
