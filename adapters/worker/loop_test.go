@@ -280,13 +280,20 @@ func TestAJobThatHangsIsCalledOffWhereTheProcessNeedNotEnd(t *testing.T) {
 func TestWhatBecameOfWorkIsSaidWhenTheLogIsBackHoweverLate(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)
+	killed := make(chan struct{})
 	m := newMill(t, server.DSN(), func(context.Context, *Task) error {
 		server.Kill()
+		close(killed)
 		return fmt.Errorf("read extraction-a: %w", eventlog.ErrUnavailable)
 	})
-	back := time.AfterFunc(12*time.Second, server.Restart)
-	defer back.Stop()
+	var back sync.WaitGroup
+	back.Go(func() {
+		<-killed
+		time.Sleep(12 * time.Second)
+		server.Restart()
+	})
 	require.False(t, m.do())
+	back.Wait()
 	w := m.open()[0]
 	require.Zero(t, w.Attempts)
 	require.Empty(t, w.Owner)
