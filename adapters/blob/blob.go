@@ -104,9 +104,12 @@ func OpenFiles(root string) (*Files, error) {
 	if err := os.MkdirAll(root, private); err != nil {
 		return nil, fmt.Errorf("blob folder: %w", err)
 	}
-	// An older installation let everybody in. Where the folder is somebody else's, who may read it is theirs to say.
-	if err := os.Chmod(root, private); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("blob folder: %w", err)
+	if _, err := os.Stat(filepath.Join(root, marker)); err == nil {
+		return &Files{root: root}, nil
+	}
+	// An older installation, which had no marker, let everybody in. Afterwards it is its owner's to say who may.
+	if st, err := os.Stat(root); err == nil && st.Mode().Perm() == 0o755 {
+		_ = os.Chmod(root, private)
 	}
 	m, err := os.OpenFile(filepath.Join(root, marker), os.O_CREATE|os.O_RDONLY, unchanging)
 	if err != nil {
@@ -340,12 +343,12 @@ func (f *Files) List(ctx context.Context, prefix string) iter.Seq2[Item, error] 
 func (f *Files) Leftovers(ctx context.Context) (out []Leftover, err error) {
 	err = f.walk(ctx, func(path string, info fs.FileInfo) error {
 		if whole, ok := strings.CutSuffix(path, deleting); ok {
-			_, err := os.Stat(whole)
+			err := os.Link(path, whole)
 			switch {
-			case errors.Is(err, fs.ErrNotExist):
+			case err == nil, errors.Is(err, fs.ErrExist): // it may have been stored again meanwhile
+				err = os.Remove(path)
+			case !errors.Is(err, fs.ErrNotExist): // a file system without links
 				err = os.Rename(path, whole)
-			case err == nil:
-				err = os.Remove(path) // it has been stored again meanwhile
 			}
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // whoever took it has come to judge it

@@ -86,8 +86,10 @@ func (b *Bucket) missing(ctx context.Context, key string, err error) error {
 	}
 	there, asked := b.bucket.IsAccessible(ctx)
 	switch {
-	case asked != nil:
+	case asked != nil && errors.Is(wrap(key, asked), ErrUnavailable):
 		return wrap(key, asked)
+	case asked != nil:
+		return err // who may not list the bucket has to believe the first answer
 	case !there:
 		return fmt.Errorf("blob %s: %w: %w", key, ErrUnavailable, errNoBucket)
 	}
@@ -246,7 +248,16 @@ func (b *Bucket) Leftovers(ctx context.Context) ([]Leftover, error) { return b.c
 func (b *Bucket) Clear(ctx context.Context, l Leftover) (bool, error) { return b.cache.Clear(ctx, l) }
 
 // Cached returns the files that were fetched to this machine.
-func (b *Bucket) Cached(ctx context.Context) iter.Seq2[Item, error] { return b.cache.List(ctx, "") }
+func (b *Bucket) Cached(ctx context.Context) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		cache, err := OpenFiles(b.cache.root) // a cache may be deleted at any time
+		if err != nil {
+			yield(Item{}, err)
+			return
+		}
+		cache.List(ctx, "")(yield)
+	}
+}
 
 // Uncache removes a fetched file from this machine.
 func (b *Bucket) Uncache(ctx context.Context, key string) error { return b.cache.Delete(ctx, key) }

@@ -79,8 +79,11 @@ func (b *Bucket) Local(ctx context.Context, key, sha256 string) (string, error) 
 	if err := os.MkdirAll(filepath.Dir(path), private); err != nil {
 		return "", cacheError(err)
 	}
-	if err := errors.Join(file.Chmod(unchanging), os.Rename(partial, path)); err != nil {
+	if err := os.Rename(partial, path); err != nil {
 		return "", cacheError(err)
+	}
+	if err := file.Chmod(unchanging); err != nil { // only now: a partial file is opened again for writing
+		return "", err
 	}
 	return path, cacheError(b.cache.syncFolders(filepath.Dir(path)))
 }

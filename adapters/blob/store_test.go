@@ -530,7 +530,9 @@ func TestWhatIsStoredIsPrivate(t *testing.T) { // not parallel: the umask is the
 	for _, mask := range []int{0, 0o022, 0o077} {
 		was := syscall.Umask(mask)
 		root, cache := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "cache")
-		require.NoError(t, os.Mkdir(root, 0o777))
+		if mask == 0o022 {
+			require.NoError(t, os.Mkdir(root, 0o777)) // an older installation
+		}
 		s, err := blob.OpenFiles(root)
 		require.NoError(t, err)
 		require.NoError(t, s.Put(t.Context(), "a/b/c", strings.NewReader("private")))

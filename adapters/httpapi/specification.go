@@ -321,7 +321,7 @@ func plainNumbers(v any) (_ any, changed bool) {
 	switch v := v.(type) {
 	case json.Number:
 		const exact = 1 << 53
-		if f, err := v.Float64(); err == nil && strings.ContainsAny(v.String(), ".eE") && f == math.Trunc(f) && math.Abs(f) <= exact {
+		if f, err := v.Float64(); err == nil && strings.ContainsAny(v.String(), ".eE") && f == math.Trunc(f) && math.Abs(f) < exact {
 			return json.Number(strconv.FormatInt(int64(f), 10)), true
 		}
 	case []any:

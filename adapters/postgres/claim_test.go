@@ -273,10 +273,7 @@ func TestAWorkerThatIsNotHeardOfUsesAnAttemptUpThoughItsSessionStands(t *testing
 		require.Equal(t, i+1, claim(t, log, owner).Attempt)
 		reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
 	}
-	lost, err := log.Reap(t.Context())
-	require.NoError(t, err)
-	require.Len(t, lost, 1)
-	require.Equal(t, 3, lost[0].Attempts)
+	require.Equal(t, 3, lostAtLast(t, log)[0].Attempts)
 }
 
 func TestAWorkerThatIsThereHasUsedNoAttemptUp(t *testing.T) {
@@ -383,6 +380,31 @@ func TestWhileTheDatabaseIsAwayNobodyGetsNowhere(t *testing.T) {
 	require.ErrorAs(t, err, new(*eventlog.FencedError))
 }
 
+func TestWhoWasCutOffHasUsedNothingUpWhoeverHasLostTheWorkSince(t *testing.T) {
+	t.Parallel()
+	log := openWork(t)
+	for i, owner := range []string{"worker-1", "dead", "dead too"} {
+		end := session(t, log, owner)
+		require.Equal(t, i+1, claim(t, log, owner).Attempt)
+		end()
+		reapUntil(t, log, func() bool { return only(t, log).Owner == "" })
+	}
+	lost, err := log.Reap(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, lost, "it is the third time, but whoever lost it may still speak")
+	for range 2 {
+		session(t, log, "worker-1")()
+		w := only(t, log)
+		require.Equal(t, 2, w.Attempts)
+		var outcomes []string
+		for _, c := range w.Causes {
+			outcomes = append(outcomes, c.Owner+" "+c.Outcome)
+		}
+		require.Equal(t, []string{"worker-1 cut off", "dead lost", "dead too lost"}, outcomes)
+	}
+	require.Equal(t, 3, claim(t, log, "worker-2").Attempt)
+}
+
 func TestAWorkerThatIsJustBackHasALeasesLifeToSaySo(t *testing.T) {
 	t.Parallel()
 	log := openWork(t)
@@ -475,15 +497,13 @@ func TestWorkIsPutOffWithItsCauseAndCanBeHurried(t *testing.T) {
 func TestWorkThatWasLostTooOftenIsClosedOnlyIfNobodyHasItSince(t *testing.T) {
 	t.Parallel()
 	log := openWork(t)
-	var lost []eventlog.Lost
 	for range 3 {
 		require.NotNil(t, claim(t, log, "worker-1"))
 		expire(t, log)
-		var err error
-		lost, err = log.Reap(t.Context())
+		_, err := log.Reap(t.Context())
 		require.NoError(t, err)
 	}
-	require.Len(t, lost, 1)
+	lost := lostAtLast(t, log)
 	done, err := log.RetryWork(t.Context(), segment)
 	require.NoError(t, err)
 	require.True(t, done)

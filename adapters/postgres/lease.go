@@ -191,7 +191,8 @@ func (a *absences) forget() {
 }
 
 // Reap frees the work whose process ended, whose lease has expired, or whose batch counter stood still, and returns the
-// work that was lost for the last time: it is not given out again, and Reap returns it until an event closes it.
+// work that was lost for the last time: it is not given out again, and Reap returns it until an event closes it. Who lost it
+// has had time to speak by then.
 // It is to be called about twice a second, by as many processes as like to.
 func (l *Log) Reap(ctx context.Context) ([]eventlog.Lost, error) {
 	lost, err := l.reap(ctx)
@@ -211,7 +212,9 @@ select owner from owners where not attends(owner) order by owner`)
 	if _, err := l.pool.Exec(ctx, `select free_lost($1, $2, $3)`, notNil(l.absent.gone(away, time.Now())), l.cfg.StallTime.Seconds(), l.cfg.LeaseTime.Seconds()); err != nil {
 		return nil, fmt.Errorf("free lost leases: %w", unavailable(err))
 	}
-	rows, _ = l.pool.Query(ctx, `select kind, subject, index, attempts, fence, causes from work where owner is null and attempts >= $1 and attempts > 0 order by opened limit 1000`, l.cfg.MaxAttempts)
+	rows, _ = l.pool.Query(ctx, `select kind, subject, index, attempts, fence, causes from work where owner is null and attempts >= $1 and attempts > 0
+and coalesce((causes -> -1 ->> 'at')::timestamptz, '-infinity') < clock_timestamp() - $2 * interval '1 second' order by opened limit 1000`,
+		l.cfg.MaxAttempts, min(l.cfg.LeaseTime, attendLook+time.Second).Seconds())
 	lost, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (x eventlog.Lost, err error) {
 		err = row.Scan(&x.Work.Kind, &x.Work.Subject, &x.Work.Index, &x.Attempts, &x.Fence, (*causes)(&x.Causes))
 		return x, err
@@ -292,7 +295,7 @@ func (l *Log) attendOnce(ctx context.Context, owner string, attended func()) err
 		if ctx.Err() != nil || err != nil && !quiet {
 			return err
 		}
-		if err := speak(); err != nil {
+		if err := speak(); err != nil && conn.IsClosed() { // what the server refuses for once is said again
 			return err
 		}
 	}

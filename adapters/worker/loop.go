@@ -120,6 +120,9 @@ func NewLoop(leases eventlog.Leases, cfg Config) *Loop {
 	return &Loop{leases: leases, cfg: cfg}
 }
 
+// sayTime is how long one call of the log may take: a connection to what cannot be reached says nothing for long.
+const sayTime = 15 * time.Second
+
 // attendWait is how long the first claim waits for a session. Without one, a lease is known by its time alone.
 const attendWait = 5 * time.Second
 
@@ -146,7 +149,9 @@ func (l *Loop) Run(ctx context.Context) error {
 	poll := time.NewTicker(l.cfg.Poll)
 	defer poll.Stop()
 	for ctx.Err() == nil {
-		lease, err := l.leases.Claim(ctx, eventlog.Claim{Owner: l.cfg.Owner, Kinds: kinds, Last: l.cfg.Last, Prefer: l.prefer, Capabilities: l.cfg.Capabilities})
+		try, cancel := context.WithTimeout(ctx, sayTime)
+		lease, err := l.leases.Claim(try, eventlog.Claim{Owner: l.cfg.Owner, Kinds: kinds, Last: l.cfg.Last, Prefer: l.prefer, Capabilities: l.cfg.Capabilities})
+		cancel()
 		if err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Warn("claim", "error", err)
 		}
@@ -208,36 +213,42 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 			done()
 		}
 	})()
-	end := func(do func() error) bool { return l.untilSaid(after, log, do) }
+	end := func(do func(context.Context) error) bool { return l.untilSaid(after, log, do) }
 	var failure *Failure
 	var later Later
 	switch {
 	case err == nil:
 		log.Info("done", "seconds", time.Since(started).Seconds())
 		// Usually an event has closed it. What is still open is not wanted by anybody who could say so: it must not wait for its lease.
-		return end(func() error { return l.leases.PutOff(after, lease, eventlog.Pause{After: firstPause}) })
+		return end(func(ctx context.Context) error { return l.leases.PutOff(ctx, lease, eventlog.Pause{After: firstPause}) })
 	case errors.Is(err, ErrLost) || over(err):
 		log.Info("called off, or given to another worker")
 		return true
 	case errors.Is(err, ErrStopping):
 		log.Info("given back")
-		end(func() error { return l.leases.ReleaseLease(after, lease) })
+		end(func(ctx context.Context) error { return l.leases.ReleaseLease(ctx, lease) })
 		return false
 	case errors.As(err, &later):
-		return end(func() error { return l.leases.PutOff(after, lease, eventlog.Pause{After: later.After}) })
+		return end(func(ctx context.Context) error {
+			return l.leases.PutOff(ctx, lease, eventlog.Pause{After: later.After})
+		})
 	case errors.As(err, &failure):
 	default:
 		if p := putOff(lease, err); p != nil {
 			log.Warn("put off", "seconds", p.After.Seconds(), "error", err)
-			end(func() error { return l.leases.PutOff(after, lease, *p) })
+			end(func(ctx context.Context) error { return l.leases.PutOff(ctx, lease, *p) })
 			return false
 		}
 		failure = &Failure{Code: "failed_repeatedly", Resumable: true, Err: err,
 			Detail: fmt.Sprintf("it was tried %d times, and failed each time; the last time: %s", lease.Failures+1, err)}
 	}
 	log.Error("failed", "error", failure)
-	return end(func() error {
-		err := l.cfg.OnFailure(after, lease, failure)
+	return end(func(ctx context.Context) error {
+		err := l.cfg.OnFailure(ctx, lease, failure)
+		var fenced *eventlog.FencedError
+		if errors.As(err, &fenced) && task.renew(ctx) == nil { // it was lost, and nobody else has it
+			err = l.cfg.OnFailure(ctx, lease, failure)
+		}
 		if err != nil && over(err) {
 			log.Info("what it belongs to has ended meanwhile")
 			return nil
@@ -248,15 +259,19 @@ func (l *Loop) Do(ctx context.Context, lease eventlog.Lease) bool {
 
 // untilSaid repeats what the log could not take because it was away. What was not said in the end is found out by the
 // lease, which runs out.
-func (l *Loop) untilSaid(ctx context.Context, log *slog.Logger, do func() error) bool {
-	for {
-		err := do()
+func (l *Loop) untilSaid(ctx context.Context, log *slog.Logger, do func(context.Context) error) bool {
+	for told := false; ; told = true {
+		try, cancel := context.WithTimeout(ctx, sayTime)
+		err := do(try)
+		cancel()
 		switch {
 		case err == nil:
 			return true
 		case !errors.Is(err, eventlog.ErrUnavailable):
 			log.Error("tell the log how work ended", "error", err)
 			return false
+		case !told:
+			log.Warn("the log is to be told how work ended, as soon as it is back", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -95,13 +95,23 @@ end
 $$;
 -- +goose StatementEnd
 
--- speaks is called while a worker is heard of, for leases that it has lost: its process was cut off, and did not end. So it
--- has used up no attempt.
+-- lost_by are the attempts that were lost with a worker, as their causes tell; where it got nowhere it had them.
+-- +goose StatementBegin
+create function lost_by(who text, cause jsonb) returns boolean language sql immutable as $$
+    select cause ->> 'owner' = who and cause ->> 'outcome' = 'lost' and cause ->> 'detail' not like 'it got nowhere%'
+$$;
+-- +goose StatementEnd
+
+-- speaks is called while a worker is heard of, for leases that it has lost, whoever has had the work since: its process was
+-- cut off, and did not end. So it has used up no attempt.
 -- +goose StatementBegin
 create function speaks(who text) returns void language sql volatile as $$
-    update work w set attempts = greatest(w.attempts - 1, 0),
-        causes = jsonb_set(w.causes, '{-1}', (w.causes -> -1) || '{"outcome": "cut off", "detail": "its process was cut off from the database, and came back"}')
-    where w.causes <> '[]' and w.causes -> -1 ->> 'owner' = who and w.causes -> -1 ->> 'outcome' = 'lost' and w.causes -> -1 ->> 'detail' not like 'it got nowhere%'
+    update work w set
+        attempts = greatest(w.attempts - (select count(*)::integer from jsonb_array_elements(w.causes) c where lost_by(who, c)), 0),
+        causes = (select jsonb_agg(case when lost_by(who, c) then
+                c || '{"outcome": "cut off", "detail": "its process was cut off from the database, and came back"}' else c end order by n)
+            from jsonb_array_elements(w.causes) with ordinality x (c, n))
+    where w.causes <> '[]' and exists (select from jsonb_array_elements(w.causes) c where lost_by(who, c))
 $$;
 -- +goose StatementEnd
 
@@ -273,7 +283,7 @@ on conflict do nothing;
 
 -- +goose Down
 delete from work where kind = 'fold';
-drop function claim_work, take_work, free_lost, since_when, speaks, attends, add_cause;
+drop function claim_work, take_work, free_lost, since_when, speaks, lost_by, attends, add_cause;
 drop index work_free, work_free_of, work_held, work_tried, work_put_off, work_subject;
 create index work_subject on work (subject);
 alter table work drop column not_before, drop column attended, drop column pauses, drop column failures, drop column causes;
