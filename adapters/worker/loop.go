@@ -335,7 +335,9 @@ func (l *Loop) reap(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		lost, err := l.leases.Reap(ctx)
+		try, cancel := context.WithTimeout(ctx, sayTime)
+		lost, err := l.leases.Reap(try)
+		cancel()
 		if err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Warn("reap", "error", err)
 		}
